@@ -1,0 +1,76 @@
+# The front door of heed. Everything is built below build/, by the presets of CMakePresets.json.
+# `make` alone tells what there is.
+
+SHELL = bash
+JOBS ?= $(shell nproc)
+# Compile jobs take up to 1 GB each, tests little.
+CTEST = ctest -j $(JOBS) --preset
+SOURCES = $(shell find include tests bench examples \( -name '*.hpp' -o -name '*.cpp' -o -name '*.inl' \))
+
+# The compiler is the one that setup.sh finds fit, or CXX of the environment or command line.
+configure = CXX="$$(cmake/setup.sh compiler)" cmake --preset $(1)
+build = cmake --build --preset $(1) -j $(JOBS)
+
+# Builds all it can and tests all of that, so that one broken file hides nothing; ctest's summary
+# is the last word, and the exit status tells of both.
+define build_and_test
+	@$(call configure,$(1))
+	@$(call build,$(1)) -- -k 0; built=$$?; $(CTEST) $(1) && exit $$built
+endef
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test bench conformance asan tsan format format-check tidy clean
+
+help: ## show this
+	@echo "heed: attention for C++. What you can make:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: CXX=clang++ (another compiler, in a fresh build/), JOBS=$(JOBS)."
+
+demo: ## attention on a sentence, then a real chemistry model (WEIGHTS=FILE, REACTION=SMILES)
+	@cmake/setup.sh demo
+	@$(call configure,release)
+	@$(call build,release) --target heed_examples
+	@WEIGHTS="$(WEIGHTS)" REACTION='$(REACTION)' examples/run_demo.sh build/release
+
+test: ## build the tests and examples with assertions, and run all tests
+	@cmake/setup.sh test
+	$(call build_and_test,dev)
+
+bench: ## measure: a table, build/bench/bench.json and a plot
+	@cmake/setup.sh bench
+	@$(call configure,bench)
+	@$(call build,bench)
+	@bench/run.sh build/bench
+
+conformance: ## run the ONNX Attention cases in CASES=DIR
+	@test -n "$(CASES)" || { echo "usage: make conformance CASES=DIR" >&2; exit 2; }
+	@cmake/setup.sh test
+	@$(call configure,dev)
+	@$(call build,dev) --target heed_conformance
+	@build/dev/tests/heed_conformance "$(CASES)"
+
+asan: ## the tests under the address and undefined-behaviour sanitizers
+	@cmake/setup.sh test
+	$(call build_and_test,asan-ubsan)
+
+tsan: ## the tests under the thread sanitizer
+	@cmake/setup.sh test
+	$(call build_and_test,tsan)
+
+format: ## rewrite all sources as .clang-format says
+	@cmake/setup.sh format
+	@clang-format -i $(SOURCES)
+
+format-check: ## fail if `make format` would change something
+	@cmake/setup.sh format
+	@clang-format --dry-run -Werror $(SOURCES)
+
+tidy: ## clang-tidy on every header and example
+	@cmake/setup.sh tidy
+	@$(call configure,dev)
+	@set -o pipefail; run-clang-tidy -quiet -p build/dev -j $(JOBS) \
+	    'stranger/alone/|examples/.*\.cpp$$' 2>&1 | \
+	    { grep -vE 'warnings? generated\.$$|^clang-tidy|^$$' || true; }
+
+clean: ## remove build/
+	@rm -rf build
