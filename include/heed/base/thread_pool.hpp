@@ -1,0 +1,160 @@
+#pragma once
+// How does heed use several threads, when the caller allows it?
+// A pool on Eigen's own threads, for one call or for the process; starts threads at construction.
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#if __has_include(<Eigen/ThreadPool>)
+#include <Eigen/ThreadPool>
+#else
+#include <unsupported/Eigen/CXX11/ThreadPool>
+#endif
+
+#include "heed/base/contract.hpp"
+#include "heed/base/executor.hpp"
+
+namespace heed::inline v0 {
+
+/// Threads that wait for work between calls; the caller's thread is one of the workers.
+///
+/// A loop that is started inside a task of any ThreadPool runs on that task's thread alone, so
+/// nested calls neither multiply threads nor wait for each other. Several threads may use one pool
+/// at the same time.
+class ThreadPool {
+  public:
+    /// Starts threads - 1 threads. Throws ArgumentError unless threads is in [1, 1024].
+    explicit ThreadPool(int threads) : threads_(checked(threads)) {
+        if (threads > 1) pool_ = std::make_unique<Eigen::ThreadPool>(threads - 1);
+    }
+
+    [[nodiscard]] int concurrency() const { return threads_; }
+
+    void parallel_for(Index count, ParallelTask task) {
+        const int helpers = static_cast<int>(std::min<Index>(threads_, count)) - 1;
+        if (helpers < 1 || inside_task()) return serial.parallel_for(count, task);
+        Loop& loop = take_loop();
+        loop.begin(count, task, helpers);
+        for (int i = 0; i < helpers; ++i)
+            pool_->Schedule([this, &loop] {
+                loop.work();
+                if (loop.leave()) give_back(loop);
+            });
+        loop.work();
+        loop.wait();
+        const std::exception_ptr error = loop.error();
+        if (loop.leave()) give_back(loop);
+        if (error) std::rethrow_exception(error);
+    }
+
+  private:
+    /// The pieces of one loop, taken one by one by whoever is free. The caller waits for pieces in
+    /// work, not for helpers: one that comes late, because the machine is busy, finds nothing left.
+    class Loop {
+      public:
+        void begin(Index count, ParallelTask task, int helpers) {
+            count_ = count;
+            task_ = task;
+            next_ = 0;
+            workers_ = 0;
+            active_ = 0;
+            users_ = helpers + 1;
+            error_ = nullptr;
+        }
+
+        void work() {
+            active_.fetch_add(1);
+            const int worker = workers_.fetch_add(1);
+            inside_task() = true;
+            try {
+                for (Index i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1))
+                    (*task_)(i, worker);
+            } catch (...) {
+                const std::lock_guard lock(mutex_);
+                if (!error_) error_ = std::current_exception();
+                next_ = count_;  // nobody need start anything more
+            }
+            inside_task() = false;
+            if (active_.fetch_sub(1) == 1) active_.notify_all();
+        }
+
+        void wait() const {
+            for (int active = active_; active > 0; active = active_) active_.wait(active);
+        }
+
+        [[nodiscard]] std::exception_ptr error() {
+            const std::lock_guard lock(mutex_);
+            return error_;
+        }
+
+        /// True for the last of the caller and its helpers.
+        [[nodiscard]] bool leave() { return users_.fetch_sub(1) == 1; }
+
+      private:
+        Index count_ = 0;
+        std::optional<ParallelTask> task_;
+        std::atomic<Index> next_{0};
+        std::atomic<int> workers_{0};
+        std::atomic<int> active_{0};
+        std::atomic<int> users_{0};
+        std::mutex mutex_;
+        std::exception_ptr error_;
+    };
+
+    /// A loop that nobody uses. Loops are kept, so that steady calls allocate nothing.
+    Loop& take_loop() {
+        const std::lock_guard lock(mutex_);
+        if (free_.empty()) {
+            loops_.push_back(std::make_unique<Loop>());
+            free_.reserve(loops_.size());
+            return *loops_.back();
+        }
+        Loop* const loop = free_.back();
+        free_.pop_back();
+        return *loop;
+    }
+    void give_back(Loop& loop) {
+        const std::lock_guard lock(mutex_);
+        free_.push_back(&loop);
+    }
+
+    static int checked(int threads) {
+        if (threads < 1 || threads > 1024)
+            detail::fail<ArgumentError>(
+                "ThreadPool", "the number of threads must be in [1, 1024]; ", "found ", threads);
+        return threads;
+    }
+
+    static bool& inside_task() {
+        thread_local bool inside = false;
+        return inside;
+    }
+
+    int threads_;
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<Loop>> loops_;
+    std::vector<Loop*> free_;
+    std::unique_ptr<Eigen::ThreadPool> pool_;  ///< last, so that its threads end before the rest
+};
+
+/// Lets every attention that names no executor use this many threads, the caller's included.
+/// 1, the initial state, means the caller's thread alone; no thread is started before this is
+/// called. Calls in progress finish with the former threads.
+/// Throws ArgumentError unless threads is in [1, 1024].
+inline void set_num_threads(int threads) {
+    auto pool = std::make_shared<ThreadPool>(threads);
+    ExecutorRef executor(*pool);
+    detail::ProcessExecutor::set({std::move(pool), executor});
+}
+
+/// The number of threads that an attention which names no executor may use.
+[[nodiscard]] inline int num_threads() {
+    return detail::ProcessExecutor::get().executor.concurrency();
+}
+
+}  // namespace heed::inline v0
