@@ -1,0 +1,62 @@
+#pragma once
+// Which operations does a tile of attention consist of?
+// The table that each instruction set fills in; plain function pointers, so that the loops above
+// are compiled once. Kernels know registers and rows, not heads, masks or batches.
+
+#include "heed/base/checked_size.hpp"
+#include "heed/base/isa.hpp"
+
+namespace heed::inline v0::detail {
+
+/// Queries lie on SIMD lanes: a tile is `width * lanes` queries wide, where width is 1, 2 or 3
+/// registers. Rows of tile buffers are `row` elements apart, a multiple of the lanes. Per-query
+/// state (maximum, sum) is one row. Tiles need no alignment.
+inline constexpr int max_tile_width = 3;
+
+template <class T>
+struct TileKernels {
+    Isa isa;
+    int lanes;  ///< elements of T in one register
+
+    /// tile[d][i] = scale * q[i][d] for i < queries, 0 beyond; q's rows are `stride` apart.
+    void (*load_queries)(const T* q, Index stride, Index queries, Index head_dim, T scale, T* tile,
+                         Index row);
+
+    /// scores[j][i] = sum_d k[j][d] * queries[d][i]; tile_max[i] = max_j scores[j][i], which
+    /// passes over NaN. Indexed by width - 1, as all arrays here.
+    void (*scores[max_tile_width])(const T* k, Index stride, Index keys, Index head_dim,
+                                   const T* queries, T* scores, Index row, T* tile_max);
+
+    /// tile_max[i] = max_j scores[j][i], for scores that were changed.
+    void (*row_max[max_tile_width])(const T* scores, Index keys, T* tile_max);
+
+    /// scores[j][i] = minus infinity unless first_key[i] <= j < end_key[i] (small whole numbers);
+    /// tile_max[i] as above.
+    void (*hide_outside[max_tile_width])(T* scores, Index keys, const T* first_key,
+                                         const T* end_key, T* tile_max);
+
+    /// Raises max[i] to tile_max[i] where that is larger by more than a margin which exp cannot
+    /// overflow, and writes factor[i] = exp(old max - new max). True when some maximum was raised.
+    bool (*raise_max[max_tile_width])(const T* tile_max, T* max, T* factor);
+
+    /// scores[j][i] = exp(scores[j][i] - max[i]), exactly 0 for minus infinity and below the
+    /// normal range; sum[i] += sum_j of them.
+    void (*exponentiate[max_tile_width])(T* scores, Index keys, const T* max, T* sum);
+
+    /// rows[r][i] *= factor[i].
+    void (*rescale[max_tile_width])(T* rows, Index count, const T* factor);
+
+    /// True when all elements of the rows are finite.
+    bool (*all_finite)(const T* rows, Index stride, Index count, Index columns);
+
+    /// out[c][i] += sum_j v[j][c] * weights[j][i], keys in ascending order.
+    void (*values[max_tile_width])(const T* v, Index stride, Index keys, Index value_dim,
+                                   const T* weights, T* out, Index row);
+
+    /// result[i][c] = out[c][i] / sum[i] for i < queries (0 where the sum is 0); rows of the result
+    /// are `stride` apart.
+    void (*finish)(const T* out, Index row, Index value_dim, Index queries, const T* sum, T* result,
+                   Index stride);
+};
+
+}  // namespace heed::inline v0::detail
