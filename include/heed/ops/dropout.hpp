@@ -1,0 +1,82 @@
+#pragma once
+// Which entries does dropout keep?
+// A pure function of seed, call and position; holds no state and works on any element in any order.
+
+#include <cmath>
+#include <cstdint>
+
+#include "heed/base/contract.hpp"
+#include "heed/tensor/checks.hpp"
+#include "heed/tensor/elementwise.hpp"
+#include "heed/tensor/philox.hpp"
+
+namespace heed::inline v0 {
+
+/// Inverted dropout: an entry is set to 0 with `probability`, and multiplied by
+/// 1 / (1 - probability) otherwise, so that its expectation does not change.
+/// Source: Srivastava et al., JMLR 15 (2014).
+struct Dropout {
+    double probability = 0.0;  ///< of being dropped, in [0, 1]; 0 switches dropout off
+    std::uint64_t seed = 0;    ///< the same seed and call give the same entries, everywhere
+    std::uint32_t call = 0;    ///< count it up to draw fresh entries under the same seed
+};
+
+namespace detail {
+
+/// Dropout with its probability turned into what a comparison needs.
+class DropoutRule {
+  public:
+    /// Throws ArgumentError unless the probability is in [0, 1].
+    DropoutRule(std::string_view where, const Dropout& dropout)
+        : key_(philox_key(dropout.seed)), call_(dropout.call) {
+        const double p = dropout.probability;
+        if (!(p >= 0.0 && p <= 1.0))
+            fail<ArgumentError>(where, "the dropout probability must be in [0, 1]; found ", p);
+        threshold_ = static_cast<std::uint64_t>(std::ldexp(p, 32));
+        scale_ = p < 1.0 ? 1.0 / (1.0 - p) : 0.0;
+    }
+
+    [[nodiscard]] bool active() const { return threshold_ > 0; }
+    [[nodiscard]] double scale() const { return scale_; }
+
+    /// Four neighbours of the innermost dimension share one Philox block; the other three counter
+    /// words hold the remaining position and the call.
+    [[nodiscard]] bool keeps(std::uint32_t outer, std::uint32_t middle, std::uint64_t inner) const {
+        const PhiloxCounter bits =
+            philox({static_cast<std::uint32_t>(inner / 4), middle, outer, call_}, key_);
+        return bits[inner % 4] >= threshold_;
+    }
+
+  private:
+    PhiloxKey key_;
+    std::uint32_t call_;
+    std::uint64_t threshold_ = 0;  ///< an entry is dropped when its 32 random bits are below
+    double scale_ = 1.0;
+};
+
+}  // namespace detail
+
+/// y = dropout(x), element by element; x and y may be the same view, but not overlap otherwise.
+/// Entry n in row-major order is kept or dropped by (seed, call, n) alone. A dropped entry is 0
+/// whatever it was, NaN included. Throws ArgumentError for null or a probability outside [0, 1],
+/// ShapeError for shapes that differ or overlap, before anything is written.
+template <StorageScalar T, int Rank>
+void dropout(InputView<T, Rank> x, TensorView<T, Rank> y, const Dropout& options) {
+    detail::require_memory("dropout", "the input", x);
+    detail::require_output("dropout", "the output", y, x.shape());
+    detail::require_same_or_apart("dropout", x, y);
+    const detail::DropoutRule rule("dropout", options);
+    const auto scale = static_cast<ComputeType<T>>(rule.scale());
+    std::uint64_t n = 0;
+    detail::for_each_element(
+        [&](const T& from, T& to) {
+            // Counter words: 2^34 entries to a "middle" step leave room for any tensor.
+            const auto middle = static_cast<std::uint32_t>(n >> 34);
+            const bool keep = rule.keeps(0, middle, n & ((std::uint64_t{1} << 34) - 1));
+            to = keep ? static_cast<T>(static_cast<ComputeType<T>>(from) * scale) : T(0);
+            ++n;
+        },
+        x, y);
+}
+
+}  // namespace heed::inline v0
