@@ -1,0 +1,221 @@
+#pragma once
+// How do masks and score modifications become one rule?
+// Composition of types with `&`; the stages have one fixed order, whatever the order of writing.
+
+#include <limits>
+#include <tuple>
+#include <utility>
+
+#include "heed/attention/mask.hpp"
+
+namespace heed::inline v0 {
+
+/// A user's own score modification: any type with `score operator()(score, ScoreIndex) const`.
+/// It runs after soft-cap, in line with the additive biases; minus infinity hides the key.
+template <class F>
+concept ScoreFunction = requires(const F& f, ScoreIndex at) {
+    { f(1.0f, at) } -> std::convertible_to<float>;
+};
+
+/// A mask or score modification that is checked and resolved by bind().
+template <class P>
+concept BindableScoreRule = requires(const P& part, const AttentionShape& shape) {
+    part.bind(shape, Alignment());
+};
+
+/// Anything that may be composed with `&` and passed as the mask of an attention.
+template <class P>
+concept ScorePart = BindableScoreRule<P> || ScoreFunction<P>;
+
+namespace detail {
+
+/// A user's function as a rule: it needs no sizes.
+template <class F>
+struct FunctionRule {
+    F function;
+    template <class C>
+    [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
+        return static_cast<C>(function(score, at));
+    }
+};
+
+/// What a bound rule may have; each has at least one of these members, the others do not concern
+/// it. `changes_scores` and `has_flags` may be members, where the answer is known only at run time.
+template <class Rule>
+concept CapsScores = requires(const Rule& rule, float score) {
+    rule.cap(score);
+};
+template <class Rule>
+concept ModifiesScores = requires(const Rule& rule, float score, ScoreIndex at) {
+    rule.modify(score, at);
+};
+template <class Rule>
+concept HasRange = requires(const Rule& rule, ScoreIndex query) {
+    rule.range(query);
+};
+template <class Rule>
+concept HasFlags = requires(const Rule& rule, ScoreIndex at) {
+    rule.visible(at);
+};
+
+/// Bound rules, applied stage by stage: cap, then modify, then range and visible. Itself such a
+/// rule, with all members.
+template <class... Rules>
+struct BoundRules {
+    std::tuple<Rules...> rules;
+
+    template <class C>
+    [[nodiscard]] C cap(C score) const {
+        const auto step = [&](const auto& rule) {
+            if constexpr (CapsScores<std::remove_cvref_t<decltype(rule)>>) score = rule.cap(score);
+        };
+        std::apply([&](const auto&... rule) { (step(rule), ...); }, rules);
+        return score;
+    }
+
+    template <class C>
+    [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
+        // A key that one rule hides stays hidden: infinity + -infinity or 0 * -infinity in the next
+        // would be NaN, and the meaning would depend on the order of writing.
+        bool hidden = false;
+        const auto step = [&](const auto& rule) {
+            if constexpr (ModifiesScores<std::remove_cvref_t<decltype(rule)>>) {
+                if (hidden) return;
+                score = rule.modify(score, at);
+                hidden = score == -std::numeric_limits<C>::infinity();
+            }
+        };
+        std::apply([&](const auto&... rule) { (step(rule), ...); }, rules);
+        return score;
+    }
+
+    /// The keys that a query may see, as far as intervals tell.
+    [[nodiscard]] KeyRange range([[maybe_unused]] const ScoreIndex& query, KeyRange keys) const {
+        const auto narrow = [&](const auto& rule) {
+            if constexpr (HasRange<std::remove_cvref_t<decltype(rule)>>)
+                keys = keys.intersect(rule.range(query));
+        };
+        std::apply([&](const auto&... rule) { (narrow(rule), ...); }, rules);
+        return keys;
+    }
+
+    /// Whether a query may see a key, as far as the rules that are no intervals tell.
+    [[nodiscard]] bool visible([[maybe_unused]] const ScoreIndex& at) const {
+        return all_of([&](const auto& rule) {
+            if constexpr (HasFlags<std::remove_cvref_t<decltype(rule)>>)
+                return rule.visible(at);
+            else
+                return true;
+        });
+    }
+
+    /// False when cap and modify return every score as it is.
+    [[nodiscard]] bool changes_scores() const {
+        return !all_of([](const auto& rule) {
+            using Rule = std::remove_cvref_t<decltype(rule)>;
+            if constexpr (requires { rule.changes_scores(); })
+                return !rule.changes_scores();
+            else
+                return !CapsScores<Rule> && !ModifiesScores<Rule>;
+        });
+    }
+
+    /// False when visible always says yes.
+    [[nodiscard]] bool has_flags() const {
+        return !all_of([](const auto& rule) {
+            if constexpr (requires { rule.has_flags(); })
+                return !rule.has_flags();
+            else
+                return !HasFlags<std::remove_cvref_t<decltype(rule)>>;
+        });
+    }
+
+    /// True when a tensor that some rule reads satisfies the predicate.
+    template <class Predicate>
+    [[nodiscard]] bool any_tensor(const Predicate& predicate) const {
+        return !all_of([&](const auto& rule) {
+            if constexpr (requires { rule.any_tensor(predicate); })
+                return !rule.any_tensor(predicate);
+            else if constexpr (requires { rule.tensor; })
+                return !predicate(rule.tensor);
+            else
+                return true;
+        });
+    }
+
+  private:
+    template <class Predicate>
+    [[nodiscard]] bool all_of(const Predicate& predicate) const {
+        return std::apply([&](const auto&... rule) { return (predicate(rule) && ...); }, rules);
+    }
+};
+
+template <class Part>
+[[nodiscard]] auto bind_part(const Part& part, const AttentionShape& shape,
+                             const Alignment& common) {
+    if constexpr (BindableScoreRule<Part>)
+        return part.bind(shape, common);
+    else
+        return FunctionRule<Part>{part};
+}
+
+}  // namespace detail
+
+/// Masks and score modifications that hold together. Order of meaning: scale, soft-cap, biases and
+/// score functions (as written, left to right; a key that one hides is not shown to the next),
+/// masks, softmax.
+template <class... Parts>
+struct ScoreRules {
+    std::tuple<Parts...> parts;
+
+    /// The alignment for parts that name none: the first that is named, or unnamed.
+    [[nodiscard]] Alignment common_alignment() const {
+        Alignment common;
+        const auto look = [&](const auto& part) {
+            if constexpr (requires { part.alignment; })
+                if (!common.is_named()) common = part.alignment;
+        };
+        std::apply([&](const auto&... part) { (look(part), ...); }, parts);
+        return common;
+    }
+
+    [[nodiscard]] auto bind(const AttentionShape& shape, const Alignment& outer = {}) const {
+        const Alignment named = common_alignment();
+        const Alignment common = named.is_named() ? named : outer;
+        return std::apply(
+            [&](const auto&... part) {
+                return detail::BoundRules<decltype(detail::bind_part(part, shape, common))...>{
+                    {detail::bind_part(part, shape, common)...}};
+            },
+            parts);
+    }
+};
+
+/// Every key is visible and no score is changed.
+using NoMask = ScoreRules<>;
+
+namespace detail {
+
+template <class... Parts>
+[[nodiscard]] std::tuple<Parts...> parts_of(const ScoreRules<Parts...>& rules) {
+    return rules.parts;
+}
+template <class Part>
+[[nodiscard]] std::tuple<Part> parts_of(const Part& part) {
+    return {part};
+}
+
+template <class... Parts>
+[[nodiscard]] ScoreRules<Parts...> from_parts(std::tuple<Parts...> parts) {
+    return {std::move(parts)};
+}
+
+}  // namespace detail
+
+/// Both rules at once; chains flatten. Masks intersect: a key is seen when every mask shows it.
+template <ScorePart A, ScorePart B>
+[[nodiscard]] auto operator&(const A& a, const B& b) {
+    return detail::from_parts(std::tuple_cat(detail::parts_of(a), detail::parts_of(b)));
+}
+
+}  // namespace heed::inline v0

@@ -1,0 +1,428 @@
+#pragma once
+// How is attention computed without ever holding all weights?
+// Walks over tiles of queries and keys with an online softmax (FlashAttention 2, arXiv 2307.08691);
+// memory grows with the tile, not with the sequence. Reads q, k, v and masks, writes out and lse.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "heed/attention/plan.hpp"
+#include "heed/simd/dispatch.hpp"
+
+namespace heed::inline v0 {
+namespace detail {
+
+/// Keys per tile: the tile of scores, the queries and the output stay in the nearest caches. Tiles
+/// begin at multiples of it on the key axis, whatever a mask shows: the steps of the online
+/// softmax, and with them the bits of the result, then depend on the visible keys alone, not on how
+/// a sequence was cut into calls.
+inline constexpr Index key_tile = 128;
+
+/// The query tiles of a sequence: as few as possible of at most three registers, balanced, so that
+/// 4 registers become 2 + 2 and not 3 + 1.
+class QueryTiling {
+  public:
+    QueryTiling(Index queries, int lanes)
+        : lanes_(lanes),
+          registers_((queries + lanes - 1) / lanes),
+          tiles_((registers_ + max_tile_width - 1) / max_tile_width) {}
+
+    [[nodiscard]] Index count() const { return tiles_; }
+    [[nodiscard]] Index begin(Index tile) const { return first_register(tile) * lanes_; }
+    [[nodiscard]] int width(Index tile) const {
+        return static_cast<int>(first_register(tile + 1) - first_register(tile));
+    }
+
+  private:
+    [[nodiscard]] Index first_register(Index tile) const {
+        return tile * (registers_ / tiles_) + std::min(tile, registers_ % tiles_);
+    }
+
+    Index lanes_;
+    Index registers_;
+    Index tiles_;
+};
+
+/// Scratch of one worker: one tile of each kind, and one row for each quantity per query.
+template <class C>
+struct FusedScratch {
+    C* queries;  ///< [head_dim][lane]
+    C* scores;   ///< [key][lane], then the weights
+    C* hidden;   ///< copy of the scores, for tiles that hold poison
+    C* out;      ///< [value_dim][lane]
+    C* keys;     ///< [key][head_dim], when keys cannot be read in place
+    C* values;   ///< [key][value_dim], when values cannot be read in place
+    C* rows;     ///< [lane][value_dim], when out cannot be written in place
+    C* max;      ///< per query, as all that follow
+    C* sum;
+    C* tile_max;
+    C* factor;
+    C* first_key;
+    C* end_key;
+    KeyRange* range;
+
+    static constexpr Index row = max_tile_width * 64 / static_cast<Index>(sizeof(C));
+
+    /// A multiple of a cache line, so that workers do not share one.
+    static CheckedSize<> element_count(const AttentionShape& s) {
+        const auto size = [](Index n) {
+            return CheckedSize<>("attention_workspace_bytes", static_cast<std::uint64_t>(n));
+        };
+        const auto per_feature = static_cast<std::uint64_t>(row + key_tile);
+        return size(s.head_dim) * per_feature +
+               (size(s.value_dim) * (per_feature + static_cast<std::uint64_t>(row))).bytes() +
+               static_cast<std::uint64_t>(2 * key_tile * row + 6 * row + range_elements);
+    }
+
+    FusedScratch(const AttentionShape& s, C* memory) {
+        const auto take = [&memory](Index count) { return std::exchange(memory, memory + count); };
+        queries = take(row * s.head_dim);
+        scores = take(row * key_tile);
+        hidden = take(row * key_tile);
+        out = take(row * s.value_dim);
+        for (C** state : {&max, &sum, &tile_max, &factor, &first_key, &end_key}) *state = take(row);
+        range = reinterpret_cast<KeyRange*>(take(range_elements));
+        keys = take(s.head_dim * key_tile);
+        values = take(s.value_dim * key_tile);
+        rows = take(s.value_dim * row);
+    }
+
+  private:
+    static constexpr Index range_elements = row * static_cast<Index>(sizeof(KeyRange) / sizeof(C));
+};
+
+/// A short list without an allocation.
+template <class T, std::size_t Capacity>
+class StackVector {
+  public:
+    void clear() { size_ = 0; }
+    void push_back(const T& value) { values_[size_++] = value; }
+    /// Keeps an ascending list ascending.
+    void insert_sorted(const T& value) {
+        std::size_t place = size_++;
+        for (; place > 0 && value < values_[place - 1]; --place)
+            values_[place] = values_[place - 1];
+        values_[place] = value;
+    }
+    void assign(const T& value) {
+        clear();
+        push_back(value);
+    }
+    [[nodiscard]] std::size_t size() const { return size_; }
+    [[nodiscard]] const T& operator[](std::size_t i) const { return values_[i]; }
+    [[nodiscard]] const T* begin() const { return values_.data(); }
+    [[nodiscard]] const T* end() const { return values_.data() + size_; }
+
+  private:
+    std::array<T, Capacity> values_{};
+    std::size_t size_ = 0;
+};
+
+/// Rows of one tile for the kernels: in place when they are dense numbers of the compute type,
+/// widened into scratch otherwise.
+template <class C>
+struct TileRows {
+    const C* data;
+    Index stride;
+
+    template <class T>
+    TileRows(TensorView<const T, 2> all, Index first, Index count, C* scratch) {
+        if constexpr (std::is_same_v<T, C>) {
+            if (all.has_contiguous_rows()) {
+                data = all.row(first);
+                stride = all.stride(0);
+                return;
+            }
+        }
+        copy(all.slice(0, first, count), TensorView<C, 2>(scratch, Shape<2>(count, all.extent(1))));
+        data = scratch;
+        stride = all.extent(1);
+    }
+};
+
+/// One tile of queries of one head, from scores to rows of the output.
+template <class Plan, class C>
+class QueryTile {
+  public:
+    QueryTile(const Plan& plan, const TileKernels<C>& kernels, const FusedScratch<C>& scratch,
+              Index b, Index h, Index first_query, int width)
+        : plan_(plan),
+          kernels_(kernels),
+          s_(scratch),
+          at_{b, h, first_query, 0},
+          queries_(std::min<Index>(width * kernels.lanes, plan.shape.q_len - first_query)),
+          row_(width * kernels.lanes),
+          width_(width),
+          edits_each_(plan.rules.changes_scores() || plan.rules.has_flags()),
+          k_(plan.k.select(0, b).select(0, kv_head())),
+          v_(plan.v.select(0, b).select(0, kv_head())) {}
+
+    void run() {
+        load();
+        for (Index j = some_.begin, next; j < some_.end; j = next) {
+            next = std::min((j / key_tile + 1) * key_tile, some_.end);
+            attend_keys(j, next - j);
+        }
+        store();
+    }
+
+  private:
+    [[nodiscard]] Index kv_head() const {
+        return at_.h / (plan_.shape.heads / plan_.shape.kv_heads);
+    }
+
+    /// Transposes the queries onto lanes, clears the state and asks the masks which keys matter.
+    void load() {
+        const TensorView<const typename decltype(plan_.q)::value_type, 2> q =
+            plan_.q.select(0, at_.b).select(0, at_.h);
+        // The place for keys is free until the first of them; a tile has more keys than queries.
+        const TileRows<C> rows(q, at_.q, queries_, s_.keys);
+        kernels_.load_queries(rows.data, rows.stride, queries_, plan_.shape.head_dim, plan_.scale,
+                              s_.queries, row_);
+        std::fill_n(s_.out, row_ * plan_.shape.value_dim, C(0));
+        std::fill_n(s_.max, row_, -std::numeric_limits<C>::infinity());
+        std::fill_n(s_.sum, row_, C(0));
+        some_ = {plan_.shape.kv_len, 0};
+        all_ = {0, plan_.shape.kv_len};
+        for (Index i = 0; i < queries_; ++i) {
+            const KeyRange range =
+                plan_.rules.range({at_.b, at_.h, at_.q + i, 0}, {0, plan_.shape.kv_len});
+            s_.range[i] = range;
+            all_ = all_.intersect(range);
+            if (range.is_empty()) continue;
+            some_ = {std::min(some_.begin, range.begin), std::max(some_.end, range.end)};
+        }
+    }
+
+    void attend_keys(Index first, Index count) {
+        const TileRows<C> k(k_, first, count, s_.keys);
+        const TileRows<C> v(v_, first, count, s_.values);
+        const bool all_visible = first >= all_.begin && first + count <= all_.end;
+        if (all_visible)
+            steps_.assign({{0, count}, 0, width_});
+        else
+            find_steps(first, count);
+        for (const Step& step : steps_) compute_scores(k, step);
+        if (edits_each_)
+            edit_scores(first, count);
+        else if (!all_visible)
+            hide_keys(first, count);
+
+        const bool poison = (edits_each_ || !all_visible || plan_.dropout.active()) &&
+                            !kernels_.all_finite(v.data, v.stride, count, plan_.shape.value_dim);
+        if (poison) std::copy_n(s_.scores, count * row_, s_.hidden);
+        const int w = width_ - 1;
+        // Before the first keys there is nothing to rescale.
+        if (kernels_.raise_max[w](s_.tile_max, s_.max, s_.factor) && first > some_.begin) {
+            kernels_.rescale[w](s_.sum, 1, s_.factor);
+            kernels_.rescale[w](s_.out, plan_.shape.value_dim, s_.factor);
+        }
+        kernels_.exponentiate[w](s_.scores, count, s_.max, s_.sum);
+        if (plan_.dropout.active()) drop_weights(first, count);
+        if (poison)
+            accumulate_poisoned(v, first, count);
+        else
+            for (const Step& step : steps_) accumulate_values(v.data, v.stride, step);
+    }
+
+    /// Keys of a tile (counted from its first) and the registers of queries that see some of them.
+    struct Step {
+        KeyRange keys;
+        int first_register;
+        int end_register;
+    };
+
+    /// Cuts a partial tile where a register's queries begin or cease to see keys, so that the
+    /// products leave out the corners behind a causal or window edge.
+    void find_steps(Index first, Index count) {
+        std::array<KeyRange, max_tile_width> seen{};
+        StackVector<Index, 2 * max_tile_width> cuts;
+        for (int r = 0; r < width_; ++r) {
+            seen[static_cast<std::size_t>(r)] = seen_by_register(r, first, count);
+            cuts.insert_sorted(seen[static_cast<std::size_t>(r)].begin);
+            cuts.insert_sorted(seen[static_cast<std::size_t>(r)].end);
+        }
+        steps_.clear();
+        for (std::size_t c = 0; c + 1 < cuts.size(); ++c) {
+            Step step{{cuts[c], cuts[c + 1]}, width_, 0};
+            if (step.keys.is_empty()) continue;
+            for (int r = 0; r < width_; ++r) {
+                const KeyRange& keys = seen[static_cast<std::size_t>(r)];
+                if (keys.begin > step.keys.begin || keys.end < step.keys.end) continue;
+                step.first_register = std::min(step.first_register, r);
+                step.end_register = r + 1;
+            }
+            if (step.first_register < step.end_register) steps_.push_back(step);
+        }
+    }
+
+    /// The keys of a tile, counted from its first, that some query of a register sees.
+    [[nodiscard]] KeyRange seen_by_register(int r, Index first, Index count) const {
+        KeyRange seen{count, 0};
+        const Index end = std::min<Index>((r + 1) * kernels_.lanes, queries_);
+        for (Index i = r * kernels_.lanes; i < end; ++i) {
+            const KeyRange keys = s_.range[i].intersect({first, first + count});
+            if (keys.is_empty()) continue;
+            seen = {std::min(seen.begin, keys.begin - first), std::max(seen.end, keys.end - first)};
+        }
+        return seen.is_empty() ? KeyRange{0, 0} : seen;
+    }
+
+    void compute_scores(const TileRows<C>& k, const Step& step) {
+        const Index lane = step.first_register * kernels_.lanes;
+        kernels_.scores[step.end_register - step.first_register - 1](
+            k.data + step.keys.begin * k.stride, k.stride, step.keys.end - step.keys.begin,
+            plan_.shape.head_dim, s_.queries + lane, s_.scores + step.keys.begin * row_ + lane,
+            row_, s_.tile_max + lane);
+    }
+
+    void accumulate_values(const C* v, Index stride, const Step& step) {
+        const Index lane = step.first_register * kernels_.lanes;
+        kernels_.values[step.end_register - step.first_register - 1](
+            v + step.keys.begin * stride, stride, step.keys.end - step.keys.begin,
+            plan_.shape.value_dim, s_.scores + step.keys.begin * row_ + lane, s_.out + lane, row_);
+    }
+
+    /// Applies modifications and masks one by one and renews the maximum.
+    void edit_scores(Index first, Index count) {
+        for (Index j = 0; j < count; ++j) {
+            C* const scores = s_.scores + j * row_;
+            ScoreIndex at{at_.b, at_.h, at_.q, first + j};
+            for (Index i = 0; i < queries_; ++i, ++at.q) {
+                const bool visible = s_.range[i].contains(at.k) && plan_.rules.visible(at);
+                scores[i] = visible ? plan_.rules.modify(plan_.rules.cap(scores[i]), at)
+                                    : -std::numeric_limits<C>::infinity();
+            }
+        }
+        kernels_.row_max[width_ - 1](s_.scores, count, s_.tile_max);
+    }
+
+    /// Hides the keys outside each query's interval and renews the maximum.
+    void hide_keys(Index first, Index count) {
+        for (Index i = 0; i < row_; ++i) {
+            const KeyRange range = i < queries_ ? s_.range[i] : KeyRange{};
+            s_.first_key[i] = static_cast<C>(std::clamp<Index>(range.begin - first, 0, count));
+            s_.end_key[i] = static_cast<C>(std::clamp<Index>(range.end - first, 0, count));
+        }
+        kernels_.hide_outside[width_ - 1](s_.scores, count, s_.first_key, s_.end_key, s_.tile_max);
+    }
+
+    [[nodiscard]] bool is_kept(Index i, Index key) const {
+        return plan_.dropout.keeps(static_cast<std::uint32_t>(at_.b * plan_.shape.heads + at_.h),
+                                   static_cast<std::uint32_t>(at_.q + i),
+                                   static_cast<std::uint64_t>(key));
+    }
+
+    void drop_weights(Index first, Index count) {
+        const C scale = static_cast<C>(plan_.dropout.scale());
+        for (Index j = 0; j < count; ++j)
+            for (Index i = 0; i < queries_; ++i) {
+                C& weight = s_.scores[j * row_ + i];
+                weight = is_kept(i, first + j) ? weight * scale : C(0);
+            }
+    }
+
+    /// Values that hold NaN or infinity where a query must not see them: the product runs over a
+    /// copy with zeros in their place (same bits as with any finite number there), and each such
+    /// element is then added for the queries that do see it.
+    void accumulate_poisoned(const TileRows<C>& v, Index first, Index count) {
+        const Index features = plan_.shape.value_dim;
+        for (Index j = 0; j < count; ++j)
+            for (Index c = 0; c < features; ++c) {
+                const C value = v.data[j * v.stride + c];
+                s_.values[j * features + c] = std::isfinite(value) ? value : C(0);
+            }
+        for (const Step& step : steps_) accumulate_values(s_.values, features, step);
+        const auto all = v_;
+        for (Index j = 0; j < count; ++j)
+            for (Index c = 0; c < features; ++c) {
+                const C value = static_cast<C>(all(first + j, c));
+                if (!std::isfinite(value)) add_poison(value, first, j, s_.out + c * row_);
+            }
+    }
+
+    void add_poison(C value, Index first, Index j, C* out) {
+        for (Index i = 0; i < queries_; ++i) {
+            if (s_.hidden[j * row_ + i] == -std::numeric_limits<C>::infinity()) continue;
+            if (plan_.dropout.active() && !is_kept(i, first + j)) continue;
+            out[i] += s_.scores[j * row_ + i] * value;
+        }
+    }
+
+    /// Divides by the sums and writes the rows of the output and the log-sum-exp.
+    void store() {
+        using T = typename decltype(plan_.out)::value_type;
+        const TensorView<T, 2> out =
+            plan_.out.select(0, at_.b).select(0, at_.h).slice(0, at_.q, queries_);
+        const Index features = plan_.shape.value_dim;
+        bool in_place = false;
+        if constexpr (std::is_same_v<T, C>) in_place = out.has_contiguous_rows();
+        if (in_place) {
+            if constexpr (std::is_same_v<T, C>)
+                kernels_.finish(s_.out, row_, features, queries_, s_.sum, out.data(),
+                                out.stride(0));
+        } else {
+            kernels_.finish(s_.out, row_, features, queries_, s_.sum, s_.rows, features);
+            copy(TensorView<const C, 2>(s_.rows, Shape<2>(queries_, features)), out);
+        }
+        if (!is_wanted(plan_.options.lse)) return;
+        // Without a visible key, -inf + log(0) is -inf; with nothing but NaN, -inf + NaN is NaN.
+        constexpr C infinity = std::numeric_limits<C>::infinity();
+        for (Index i = 0; i < queries_; ++i)
+            plan_.options.lse(at_.b, at_.h, at_.q + i) =
+                s_.max[i] == infinity ? infinity : s_.max[i] + std::log(s_.sum[i]);
+    }
+
+    const Plan& plan_;
+    const TileKernels<C>& kernels_;
+    const FusedScratch<C>& s_;
+    ScoreIndex at_;  ///< the first query
+    Index queries_;
+    Index row_;
+    int width_;
+    bool edits_each_;  ///< scores are changed or hidden one by one, not by intervals
+    TensorView<const typename decltype(Plan::k)::value_type, 2> k_;
+    TensorView<const typename decltype(Plan::v)::value_type, 2> v_;
+    StackVector<Step, 2 * max_tile_width> steps_;  ///< of the key tile at work
+    KeyRange some_{};  ///< beyond it no query sees a key, as far as intervals tell
+    KeyRange all_{};   ///< within it every query sees every key, as far as intervals tell
+};
+
+/// One worker is worth waking for this many multiply-adds, a few tens of microseconds.
+inline constexpr double least_work_per_worker = 1e6;
+
+/// Workers that a problem deserves: none but the caller for small ones, else all there are.
+[[nodiscard]] inline int useful_workers(const AttentionShape& s, int concurrency) {
+    const double work = static_cast<double>(s.batch) * static_cast<double>(s.heads) *
+                        static_cast<double>(s.q_len) * static_cast<double>(s.kv_len) *
+                        (static_cast<double>(s.head_dim) + static_cast<double>(s.value_dim));
+    return work < 2 * least_work_per_worker ? 1 : concurrency;
+}
+
+/// Attention tile by tile, the tiles shared out among the workers. `memory` holds
+/// FusedScratch::element_count elements for each worker.
+/// Cost: 2 * (head_dim + value_dim) operations for each pair of query and key in a tile that is
+/// not empty.
+template <class Plan, class C>
+void fused_attention(const Plan& plan, const ExecutorRef& executor, C* memory) {
+    const AttentionShape& s = plan.shape;
+    const TileKernels<C>& kernels = tile_kernels<C>();
+    const Index per_worker = FusedScratch<C>::element_count(s).index();
+    const QueryTiling tiling(s.q_len, kernels.lanes);
+    const auto run = [&](Index index, int worker) {
+        const FusedScratch<C> scratch(s, memory + worker * per_worker);
+        // Last tiles first: under a causal mask they are the longest.
+        const Index tile = tiling.count() - 1 - index % tiling.count();
+        const Index head = index / tiling.count();
+        QueryTile<Plan, C>(plan, kernels, scratch, head / s.heads, head % s.heads,
+                           tiling.begin(tile), tiling.width(tile))
+            .run();
+    };
+    executor.parallel_for(s.batch * s.heads * tiling.count(), run);
+}
+
+}  // namespace detail
+}  // namespace heed::inline v0

@@ -1,0 +1,137 @@
+#pragma once
+// softmax(scale * q k^T) v: how does a caller get it?
+// The public functions: checks first, then computes into the caller's memory.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "heed/attention/compose.hpp"
+#include "heed/attention/fused.hpp"
+#include "heed/attention/options.hpp"
+#include "heed/attention/plan.hpp"
+#include "heed/attention/score.hpp"
+#include "heed/attention/textbook.hpp"
+#include "heed/tensor/tensor.hpp"
+
+namespace heed::inline v0 {
+
+/// Bytes of scratch memory that an attention of these sizes uses for tensors of T with an executor
+/// of this concurrency, whatever the alignment of that memory. It does not grow with the lengths,
+/// unless weights or scores are asked for: those are made row by row from whole heads, by one
+/// worker. What is enough with them is enough without. Throws ShapeError when the bytes do not fit
+/// into 63 bits.
+template <StorageScalar T>
+[[nodiscard]] std::size_t attention_workspace_bytes(
+    const AttentionShape& shape, bool wants_weights_or_scores = false,
+    int concurrency = detail::ProcessExecutor::get().executor.concurrency()) {
+    using C = ComputeType<T>;
+    auto elements = detail::FusedScratch<C>::element_count(shape) *
+                    static_cast<std::uint64_t>(detail::useful_workers(shape, concurrency));
+    // Weights of no elements cannot be told from absent ones, so their callers need both.
+    if (wants_weights_or_scores)
+        elements = std::max(elements, detail::TextbookScratch<C>::element_count(shape),
+                            [](const auto& a, const auto& b) { return a.index() < b.index(); });
+    return (elements * sizeof(C) + detail::scratch_alignment).bytes();
+}
+
+namespace detail {
+
+/// The caller's workspace, aligned, or memory of its own when none was given.
+class Scratch {
+  public:
+    Scratch(std::size_t needed, std::span<std::byte> workspace) {
+        if (workspace.empty()) {
+            owned_ = std::make_unique_for_overwrite<std::byte[]>(needed);
+            workspace = {owned_.get(), needed};
+        }
+        if (workspace.size() < needed)
+            fail<ArgumentError>(sdpa_name, "the workspace must have at least ", needed,
+                                " bytes; found ", workspace.size());
+        void* begin = workspace.data();
+        std::size_t space = workspace.size();
+        memory_ = std::align(scratch_alignment, needed - scratch_alignment, begin, space);
+    }
+
+    template <class C>
+    [[nodiscard]] C* as() const {
+        return static_cast<C*>(memory_);
+    }
+
+  private:
+    std::unique_ptr<std::byte[]> owned_;
+    void* memory_ = nullptr;
+};
+
+template <class Q, class K, class V>
+constexpr void check_types() {
+    static_assert(
+        StorageScalar<ElementOf<Q>> && StorageScalar<ElementOf<K>> && StorageScalar<ElementOf<V>>,
+        "q, k and v must hold float, double, heed::half or heed::bfloat16");
+    static_assert(std::same_as<ComputeType<ElementOf<Q>>, ComputeType<ElementOf<K>>> &&
+                      std::same_as<ComputeType<ElementOf<Q>>, ComputeType<ElementOf<V>>>,
+                  "q, k and v must share a compute type: all double, or none");
+    static_assert(std::remove_cvref_t<Q>::rank() == 4 && std::remove_cvref_t<K>::rank() == 4 &&
+                      std::remove_cvref_t<V>::rank() == 4,
+                  "q, k and v must have four dimensions: batch, head, position, feature");
+}
+
+}  // namespace detail
+
+/// Scaled dot-product attention into the caller's memory:
+///
+///     out[b,h,i,:] = sum_j softmax_j(scale * q[b,h,i,:] . k[b,g,j,:]) * v[b,g,j,:],
+///     g = h / (heads / kv_heads)
+///
+/// with soft-cap, biases and masks applied to the scores before the softmax, and dropout to the
+/// weights after it.
+///
+/// q is [batch, heads, q_len, head_dim], k [batch, kv_heads, kv_len, head_dim], v [batch, kv_heads,
+/// kv_len, value_dim], out [batch, heads, q_len, value_dim]; any strides; kv_heads divides heads.
+/// float and double compute in themselves, half and bfloat16 in float, rounded once at the end.
+///
+/// A masked key or value has no effect whatever it holds, NaN included. A query without a visible
+/// key gets output 0 and log-sum-exp minus infinity.
+///
+/// `mask` is a mask, a score modification, a score function of the user, or several joined by `&`.
+/// Throws ShapeError or ArgumentError before anything is written. Source: Vaswani et al.,
+/// arXiv 1706.03762.
+template <TensorLike Q, TensorLike K, TensorLike V, TensorLike Out, ScorePart Mask = NoMask>
+void scaled_dot_product_attention(const Q& q, const K& k, const V& v, Out&& out,
+                                  const Mask& mask = {},
+                                  const AttentionOptions<ElementOf<Q>>& options = {}) {
+    using T = ElementOf<Q>;
+    detail::check_types<Q, K, V>();
+    static_assert(std::is_convertible_v<Out&&, TensorView<T, 4>>,
+                  "the output must be writable and hold q's type; a mask is passed as "
+                  "AttendWhere{mask}, BlockWhere{mask} or AdditiveBias{mask}");
+    const auto plan = detail::make_plan(read(q), read(k), read(v),
+                                        TensorView<T, 4>(std::forward<Out>(out)), mask, options);
+    const bool row_by_row = detail::is_wanted(options.weights) || detail::is_wanted(options.scores);
+    const detail::ProcessExecutor::Held process = detail::ProcessExecutor::get();
+    ExecutorRef executor = options.executor.value_or(process.executor);
+    if (detail::useful_workers(plan.shape, executor.concurrency()) == 1) executor = serial;
+    const detail::Scratch scratch(
+        attention_workspace_bytes<T>(plan.shape, row_by_row, executor.concurrency()),
+        options.workspace);
+    using C = ComputeType<T>;
+    if (row_by_row)
+        detail::textbook_attention(plan, scratch.as<C>());
+    else
+        detail::fused_attention(plan, executor, scratch.as<C>());
+}
+
+/// The same, returning a new tensor [batch, heads, q_len, value_dim].
+template <TensorLike Q, TensorLike K, TensorLike V, ScorePart Mask = NoMask>
+requires(!TensorLike<Mask>) [[nodiscard]] Tensor<ElementOf<Q>, 4> scaled_dot_product_attention(
+    const Q& q, const K& k, const V& v, const Mask& mask = {},
+    const AttentionOptions<ElementOf<Q>>& options = {}) {
+    detail::check_types<Q, K, V>();
+    const AttentionShape s = detail::attention_shape(read(q), read(k), read(v));
+    Tensor<ElementOf<Q>, 4> out({s.batch, s.heads, s.q_len, s.value_dim});
+    scaled_dot_product_attention(q, k, v, out, mask, options);
+    return out;
+}
+
+}  // namespace heed::inline v0
