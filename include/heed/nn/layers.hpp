@@ -1,0 +1,229 @@
+#pragma once
+// Which small layers do attention models consist of?
+// Linear, LayerNorm, RMSNorm, Embedding: weights with the operation of the same name in ops/.
+// Weights are zero (scales one) until loaded or until reset_parameters.
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "heed/nn/module.hpp"
+#include "heed/ops/embedding.hpp"
+#include "heed/ops/linear.hpp"
+#include "heed/ops/norm.hpp"
+#include "heed/tensor/random.hpp"
+
+namespace heed::inline v0 {
+
+namespace detail {
+
+/// "[where] name must be at least 1; found ..." unless it is.
+inline Index require_positive(std::string_view where, std::string_view name, Index value) {
+    if (value < 1) fail<ArgumentError>(where, name, " must be at least 1; found ", value);
+    return value;
+}
+
+/// "[where] name must be finite and 0 or more; found ..." unless it is.
+inline double require_epsilon(std::string_view where, std::string_view name, double value) {
+    if (!(value >= 0.0 && std::isfinite(value)))
+        fail<ArgumentError>(where, name, " must be finite and 0 or more; found ", value);
+    return value;
+}
+
+/// Glorot and Bengio's uniform initialisation, AISTATS 2010: +-sqrt(6 / (in + out)).
+template <class T>
+void fill_xavier(TensorView<T, 2> weight, std::uint64_t seed) {
+    const double fans = static_cast<double>(weight.extent(0) + weight.extent(1));
+    const double bound = std::sqrt(6.0 / fans);
+    fill_uniform(weight, seed, -bound, bound);
+}
+
+}  // namespace detail
+
+/// y = x W^T + b. Parameters: "weight" [out_features, in_features], "bias" [out_features].
+template <ComputeScalar T>
+class Linear : public Module<Linear<T>> {
+  public:
+    struct Options {
+        Index in_features = 0;
+        Index out_features = 0;
+        bool bias = true;
+    };
+
+    Linear() = default;
+    /// Throws ArgumentError for a size below 1.
+    explicit Linear(const Options& o)
+        : weight_({detail::require_positive("Linear", "out_features", o.out_features),
+                   detail::require_positive("Linear", "in_features", o.in_features)}),
+          bias_(o.bias ? o.out_features : 0) {}
+
+    [[nodiscard]] TensorView<T, 2> weight() { return weight_; }
+    [[nodiscard]] TensorView<const T, 2> weight() const { return weight_; }
+    /// An empty view when there is no bias.
+    [[nodiscard]] TensorView<T, 1> bias() { return bias_; }
+    [[nodiscard]] TensorView<const T, 1> bias() const { return bias_; }
+
+    /// x is [.., in_features], y is [.., out_features]. Throws ShapeError; see heed::linear.
+    template <int Rank>
+    void forward(InputView<T, Rank> x, TensorView<T, Rank> y) const {
+        linear(x, weight_, bias_, y);
+    }
+
+    template <TensorLike X>
+    [[nodiscard]] Tensor<T, X::rank()> operator()(const X& x) const {
+        const auto in = read(x);
+        Tensor<T, X::rank()> y(in.shape().with(X::rank() - 1, weight_.extent(0)));
+        forward(in, y.view());
+        return y;
+    }
+
+    /// Glorot-uniform weight, zero bias.
+    void reset_parameters(std::uint64_t seed) {
+        detail::fill_xavier(weight(), seed);
+        fill(bias(), T(0));
+    }
+
+    template <class Self, class Visitor>
+    static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
+        visit(prefix + "weight", self.weight());
+        if (!self.bias_.empty()) visit(prefix + "bias", self.bias());
+    }
+
+  private:
+    Tensor<T, 2> weight_;
+    Tensor<T, 1> bias_;
+};
+
+/// LayerNorm over the last dimension. Parameters: "weight" [features] (1 at first), "bias"
+/// [features] (0 at first).
+template <ComputeScalar T>
+class LayerNorm : public Module<LayerNorm<T>> {
+  public:
+    struct Options {
+        Index features = 0;
+        double epsilon = 1e-5;
+        bool bias = true;
+    };
+
+    LayerNorm() = default;
+    /// Throws ArgumentError for a size below 1 or an epsilon that is negative or not finite.
+    explicit LayerNorm(const Options& o)
+        : weight_(detail::require_positive("LayerNorm", "features", o.features)),
+          bias_(o.bias ? o.features : 0),
+          epsilon_(detail::require_epsilon("LayerNorm", "epsilon", o.epsilon)) {
+        fill(weight_.view(), T(1));
+    }
+
+    /// x and y are [.., features] and may be the same. Throws ShapeError.
+    template <int Rank>
+    void forward(InputView<T, Rank> x, TensorView<T, Rank> y) const {
+        layer_norm(x, weight_, bias_, epsilon_, y);
+    }
+
+    template <TensorLike X>
+    [[nodiscard]] Tensor<T, X::rank()> operator()(const X& x) const {
+        Tensor<T, X::rank()> y(read(x).shape());
+        forward(read(x), y.view());
+        return y;
+    }
+
+    template <class Self, class Visitor>
+    static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
+        visit(prefix + "weight", self.weight_.view());
+        if (!self.bias_.empty()) visit(prefix + "bias", self.bias_.view());
+    }
+
+  private:
+    Tensor<T, 1> weight_;
+    Tensor<T, 1> bias_;
+    double epsilon_ = 1e-5;
+};
+
+/// RMSNorm over the last dimension. Parameter: "weight" [features] (1 at first).
+template <ComputeScalar T>
+class RMSNorm : public Module<RMSNorm<T>> {
+  public:
+    struct Options {
+        Index features = 0;
+        double epsilon = 1e-6;
+    };
+
+    RMSNorm() = default;
+    /// Throws ArgumentError for a size below 1 or an epsilon that is negative or not finite.
+    explicit RMSNorm(const Options& o)
+        : weight_(detail::require_positive("RMSNorm", "features", o.features)),
+          epsilon_(detail::require_epsilon("RMSNorm", "epsilon", o.epsilon)) {
+        fill(weight_.view(), T(1));
+    }
+
+    /// x and y are [.., features] and may be the same. Throws ShapeError.
+    template <int Rank>
+    void forward(InputView<T, Rank> x, TensorView<T, Rank> y) const {
+        rms_norm(x, weight_, epsilon_, y);
+    }
+
+    template <TensorLike X>
+    [[nodiscard]] Tensor<T, X::rank()> operator()(const X& x) const {
+        Tensor<T, X::rank()> y(read(x).shape());
+        forward(read(x), y.view());
+        return y;
+    }
+
+    template <class Self, class Visitor>
+    static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
+        visit(prefix + "weight", self.weight_.view());
+    }
+
+  private:
+    Tensor<T, 1> weight_;
+    double epsilon_ = 1e-6;
+};
+
+/// One row of a table for each id. Parameter: "weight" [count, features].
+template <ComputeScalar T>
+class Embedding : public Module<Embedding<T>> {
+  public:
+    struct Options {
+        Index count = 0;
+        Index features = 0;
+    };
+
+    Embedding() = default;
+    /// Throws ArgumentError for a size below 1.
+    explicit Embedding(const Options& o)
+        : weight_({detail::require_positive("Embedding", "count", o.count),
+                   detail::require_positive("Embedding", "features", o.features)}) {}
+
+    [[nodiscard]] TensorView<T, 2> weight() { return weight_; }
+    [[nodiscard]] TensorView<const T, 2> weight() const { return weight_; }
+
+    /// ids are [n], y is [n, features]. Throws ArgumentError for an id outside [0, count).
+    template <std::integral Id>
+    void forward(std::span<const Id> ids, TensorView<T, 2> y) const {
+        embedding<T, Id>(TensorView<const Id, 1>(ids.data(), Shape<1>(ids.size())), weight_, y);
+    }
+
+    template <std::integral Id>
+    [[nodiscard]] Tensor<T, 2> operator()(std::span<const Id> ids) const {
+        Tensor<T, 2> y({ids.size(), static_cast<std::size_t>(weight_.extent(1))});
+        forward(ids, y.view());
+        return y;
+    }
+    template <std::integral Id>
+    [[nodiscard]] Tensor<T, 2> operator()(const std::vector<Id>& ids) const {
+        return (*this)(std::span<const Id>(ids));
+    }
+
+    /// Standard normal rows, as in PyTorch.
+    void reset_parameters(std::uint64_t seed) { fill_normal(weight(), seed); }
+
+    template <class Self, class Visitor>
+    static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
+        visit(prefix + "weight", self.weight());
+    }
+
+  private:
+    Tensor<T, 2> weight_;
+};
+
+}  // namespace heed::inline v0

@@ -1,0 +1,198 @@
+#pragma once
+// How do named weights get into a module, and out of it again?
+// The one mechanism for all modules: each names its parameters once, and loading, saving and
+// counting follow from that. Knows names and shapes, not files.
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "heed/tensor/any_tensor.hpp"
+#include "heed/tensor/tensor.hpp"
+
+namespace heed::inline v0 {
+
+namespace detail {
+
+/// "a, b, c and 4 more", for error messages.
+inline std::string names_text(const std::vector<std::string>& names) {
+    constexpr std::size_t shown = 8;
+    std::string result;
+    for (std::size_t i = 0; i < names.size() && i < shown; ++i)
+        result += (i > 0 ? ", " : "") + names[i];
+    if (names.size() > shown) result += " and " + std::to_string(names.size() - shown) + " more";
+    return result;
+}
+
+/// How a collection of weights fails to fit a module; told all at once, because a parameter that is
+/// missing under one name is often unused under another.
+struct WeightProblems {
+    std::vector<std::string> missing = {}, unfit = {}, unused = {};
+
+    /// Throws FormatError when there is a problem.
+    void refuse() const {
+        std::string found;
+        const auto tell = [&found](std::string_view what, const std::vector<std::string>& names) {
+            if (names.empty()) return;
+            found += (found.empty() ? "" : "; ") + std::string(what) + ": " + names_text(names);
+        };
+        tell("missing", missing);
+        tell("of another shape or type", unfit);
+        tell("unused", unused);
+        if (!found.empty())
+            fail<FormatError>("WeightLoader", "the weights must be those of the model; found ",
+                              found);
+    }
+};
+
+/// Number types that AnyTensor::to converts.
+[[nodiscard]] inline bool is_convertible(ScalarType type) {
+    return type == ScalarType::f16 || type == ScalarType::bf16 || type == ScalarType::f32 ||
+           type == ScalarType::f64;
+}
+
+}  // namespace detail
+
+/// Loads modules from one collection of weights and keeps account of what was used.
+///
+///     WeightLoader(weights).load(encoder, "bert.encoder.").ignore("cls.").finish();
+class WeightLoader {
+  public:
+    /// The collection must outlive the loader.
+    explicit WeightLoader(const NamedTensors& weights) : weights_(weights) {}
+
+    /// Copies "prefix + parameter name" into every parameter, converting between F16, BF16, F32
+    /// and F64. Throws FormatError naming all parameters that are missing or have another shape or
+    /// type, before anything is written.
+    template <class Module>
+    WeightLoader& load(Module& module, const std::string& prefix = "") {
+        check(module, prefix).refuse();
+        assign(module, prefix);
+        return *this;
+    }
+
+    /// The same, and the FormatError also names weights under the prefix that are neither the
+    /// module's nor ignored nor loaded before.
+    template <class Module>
+    WeightLoader& load_strictly(Module& module, const std::string& prefix = "") {
+        detail::WeightProblems problems = check(module, prefix);
+        const std::set<std::string> wanted = parameter_names(module, prefix);
+        for (const std::string& name : unused())
+            if (name.starts_with(prefix) && !wanted.contains(name)) problems.unused.push_back(name);
+        problems.refuse();
+        assign(module, prefix);
+        return *this;
+    }
+
+    /// Declares that weights whose name begins with `prefix` are not needed.
+    WeightLoader& ignore(std::string_view prefix) {
+        ignored_.emplace_back(prefix);
+        return *this;
+    }
+
+    /// The weights that were neither loaded nor ignored.
+    [[nodiscard]] std::vector<std::string> unused() const {
+        std::vector<std::string> names;
+        for (const auto& [name, tensor] : weights_)
+            if (!was_used(name) && !is_ignored(name)) names.push_back(name);
+        return names;
+    }
+
+    /// Throws FormatError naming the weights that were neither loaded nor ignored.
+    void finish() const { detail::WeightProblems{.unused = unused()}.refuse(); }
+
+  private:
+    template <class Module>
+    [[nodiscard]] static std::set<std::string> parameter_names(const Module& module,
+                                                               const std::string& prefix) {
+        std::set<std::string> names;
+        Module::visit_parameters(
+            module, [&](const std::string& name, auto) { names.insert(name); }, prefix);
+        return names;
+    }
+
+    template <class Module>
+    [[nodiscard]] detail::WeightProblems check(const Module& module,
+                                               const std::string& prefix) const {
+        detail::WeightProblems problems;
+        Module::visit_parameters(
+            module,
+            [&](const std::string& name, auto parameter) {
+                const AnyTensor* found = weights_.find(name);
+                const Shape shape = parameter.shape();
+                if (found == nullptr)
+                    problems.missing.push_back(name);
+                else if (!std::equal(found->shape().begin(), found->shape().end(), shape.begin(),
+                                     shape.end()) ||
+                         !detail::is_convertible(found->scalar_type()))
+                    problems.unfit.push_back(name + " " + to_string(*found) + " instead of " +
+                                             to_string(shape));
+            },
+            prefix);
+        return problems;
+    }
+
+    /// After check: nothing is refused any more.
+    template <class Module>
+    void assign(Module& module, const std::string& prefix) {
+        Module::visit_parameters(
+            module,
+            [&](const std::string& name, auto parameter) {
+                using View = decltype(parameter);
+                using T = typename View::value_type;
+                copy(weights_.to<T, View::rank()>(name).view(), parameter);
+                used_.insert(name);
+            },
+            prefix);
+    }
+
+    [[nodiscard]] bool was_used(const std::string& name) const { return used_.contains(name); }
+    [[nodiscard]] bool is_ignored(const std::string& name) const {
+        return std::any_of(ignored_.begin(), ignored_.end(),
+                           [&](const std::string& prefix) { return name.starts_with(prefix); });
+    }
+
+    const NamedTensors& weights_;
+    std::set<std::string> used_;
+    std::vector<std::string> ignored_;
+};
+
+/// What every module can do with its parameters. `Derived` provides
+///
+///     template <class Self, class Visitor>
+///     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix);
+///
+/// which calls visit(prefix + name, view) for each parameter; `Self` is Derived or const Derived.
+template <class Derived>
+class Module {
+  public:
+    /// Loads all parameters from the weights under `prefix`. Throws FormatError naming weights that
+    /// are missing, have another shape or type, or are there without being used; nothing is written
+    /// then. Views of the parameters stay valid.
+    void load(const NamedTensors& weights, const std::string& prefix = "") {
+        WeightLoader(weights).load_strictly(self(), prefix);
+    }
+
+    /// Adds copies of all parameters to the collection, under `prefix`. Throws ArgumentError when a
+    /// name is taken.
+    void save(NamedTensors& weights, const std::string& prefix = "") const {
+        Derived::visit_parameters(
+            self(), [&](const std::string& name, auto view) { weights.add(name, view); }, prefix);
+    }
+
+    /// Number of scalars in all parameters.
+    [[nodiscard]] Index parameter_count() const {
+        Index count = 0;
+        Derived::visit_parameters(
+            self(), [&](const std::string&, auto view) { count += view.element_count(); }, "");
+        return count;
+    }
+
+  private:
+    [[nodiscard]] Derived& self() { return static_cast<Derived&>(*this); }
+    [[nodiscard]] const Derived& self() const { return static_cast<const Derived&>(*this); }
+};
+
+}  // namespace heed::inline v0
