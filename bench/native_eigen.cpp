@@ -1,0 +1,18 @@
+// The only unit that is compiled with -march=native. Everything in it but these functions is
+// hidden.
+
+#include "native_eigen.hpp"
+
+#include "plain_eigen.hpp"
+
+namespace bench {
+
+template <class T>
+std::unique_ptr<Attention<T>> make_native_eigen(const Problem& problem) {
+    return std::make_unique<PlainEigen<T>>(problem);
+}
+
+template std::unique_ptr<Attention<float>> make_native_eigen(const Problem& problem);
+template std::unique_ptr<Attention<double>> make_native_eigen(const Problem& problem);
+
+}  // namespace bench

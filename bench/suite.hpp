@@ -1,0 +1,19 @@
+#pragma once
+// Which benchmarks does this program have?
+// Each file of benchmarks adds its own to Google Benchmark and says where they stand in the report.
+
+#include "report.hpp"
+
+namespace bench {
+
+/// How much to measure: everything, or what fits into two minutes.
+enum class Extent { full, quick };
+
+/// Attention forward by length, heads, mask, head size, instruction set and threads. A wrong
+/// result is a failure of the report, and not timed. The report must outlive the runs.
+void add_forward_benchmarks(Extent extent, Report& report);
+
+/// The kernels that the tiles of attention are made of, one by one.
+void add_tile_benchmarks(Report& report);
+
+}  // namespace bench
