@@ -1,0 +1,3 @@
+// The one unit of the test programs that compiles the kernels; see heed/simd/dispatch.hpp.
+#define HEED_IMPLEMENTATION
+#include "heed/simd/dispatch.hpp"
