@@ -1,0 +1,22 @@
+// Can a program that uses stb itself include heed? Here stb comes after heed, with external names.
+
+#include <gtest/gtest.h>
+
+#include "heed/io/heatmap.hpp"
+#include "heed/tensor/tensor.hpp"
+#include "io/files.hpp"
+
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#include <stb/stb_easy_font.h>
+#include <stb/stb_image_write.h>
+
+TEST(StbAfter, BothWrite) {
+    const files::TemporaryFolder folder;
+    const unsigned char pixel[] = {1, 2, 3};
+    EXPECT_NE(stbi_write_png((folder / "own.png").c_str(), 1, 1, 3, pixel, 3), 0);
+    heed::write_heatmap_png(folder / "heed.png", heed::Tensor<float, 2>({2, 2}, {1, 0, 0, 0}));
+    EXPECT_FALSE(files::read(folder / "own.png").empty());
+    EXPECT_FALSE(files::read(folder / "heed.png").empty());
+    char text[] = "text";
+    EXPECT_GT(stb_easy_font_width(text), 0);
+}

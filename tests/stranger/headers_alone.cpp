@@ -1,0 +1,2 @@
+// The other units of this program hold one header each; that it links is the test.
+int main() {}
