@@ -11,6 +11,7 @@
 #include "heed/io/safetensors.hpp"
 #include "heed/nn/transformer.hpp"
 #include "nn/nn_support.hpp"
+#include "support/temporary_folder.hpp"
 
 namespace {
 
@@ -127,8 +128,8 @@ TYPED_TEST_SUITE(ModuleTest, Scalars);
 TYPED_TEST(ModuleTest, WhatIsSavedLoadsBitByBit) {
     Random random;
     SCOPED_TRACE(random.describe());
-    const auto path = std::filesystem::path(testing::TempDir()) /
-                      ("heed_module_test_" + std::to_string(sizeof(TypeParam)) + ".safetensors");
+    const support::TemporaryFolder folder;
+    const std::filesystem::path path = folder / "module.safetensors";
     for_each_module<TypeParam>([&](const char*, auto module, auto another) {
         randomise_parameters(random, module);
         for (const std::string prefix : {"", "encoder.layers.0."}) {
@@ -148,7 +149,6 @@ TYPED_TEST(ModuleTest, WhatIsSavedLoadsBitByBit) {
             EXPECT_EQ(parameters_of(another), parameters_of(module));
         }
     });
-    std::filesystem::remove(path);
 }
 
 // One missing, misshapen, mistyped or unused weight, in turn for every parameter of every module.
