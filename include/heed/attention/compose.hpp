@@ -2,6 +2,8 @@
 // How do masks and score modifications become one rule?
 // Composition of types with `&`; the stages have one fixed order, whatever the order of writing.
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 #include <tuple>
 #include <utility>
@@ -57,9 +59,21 @@ template <class Rule>
 concept HasFlags = requires(const Rule& rule, ScoreIndex at) {
     rule.visible(at);
 };
+template <class Rule>
+concept HasSink = requires(const Rule& rule, ScoreIndex row) {
+    rule.template sink<float>(row);
+};
 
-/// Bound rules, applied stage by stage: cap, then modify, then range and visible. Itself such a
-/// rule, with all members.
+/// log(exp(a) + exp(b)) of numbers below infinity; minus infinity is the neutral element.
+template <class C>
+[[nodiscard]] C log_add_exp(C a, C b) {
+    const C larger = std::max(a, b), smaller = std::min(a, b);
+    if (smaller == -std::numeric_limits<C>::infinity()) return larger;
+    return larger + std::log1p(std::exp(smaller - larger));
+}
+
+/// Bound rules, applied stage by stage: cap, then modify, then range and visible, then sink. Itself
+/// such a rule, with all members.
 template <class... Rules>
 struct BoundRules {
     std::tuple<Rules...> rules;
@@ -107,6 +121,19 @@ struct BoundRules {
             else
                 return true;
         });
+    }
+
+    /// The logit that takes part in a row's sum of exponentials and has no value; minus infinity
+    /// where there is none.
+    template <class C>
+    [[nodiscard]] C sink([[maybe_unused]] const ScoreIndex& row) const {
+        C joined = -std::numeric_limits<C>::infinity();
+        const auto join = [&](const auto& rule) {
+            if constexpr (HasSink<std::remove_cvref_t<decltype(rule)>>)
+                joined = log_add_exp(joined, rule.template sink<C>(row));
+        };
+        std::apply([&](const auto&... rule) { (join(rule), ...); }, rules);
+        return joined;
     }
 
     /// False when cap and modify return every score as it is.
@@ -163,25 +190,23 @@ template <class Part>
 
 /// Masks and score modifications that hold together. Order of meaning: scale, soft-cap, biases and
 /// score functions (as written, left to right; a key that one hides is not shown to the next),
-/// masks, softmax.
+/// masks, softmax (with sinks in its sum).
 template <class... Parts>
 struct ScoreRules {
     std::tuple<Parts...> parts;
 
-    /// The alignment for parts that name none: the first that is named, or unnamed.
+    /// What parts leave open in their alignment: the first name, the first documents.
     [[nodiscard]] Alignment common_alignment() const {
         Alignment common;
         const auto look = [&](const auto& part) {
-            if constexpr (requires { part.alignment; })
-                if (!common.is_named()) common = part.alignment;
+            if constexpr (requires { part.alignment; }) common = common.or_else(part.alignment);
         };
         std::apply([&](const auto&... part) { (look(part), ...); }, parts);
         return common;
     }
 
     [[nodiscard]] auto bind(const AttentionShape& shape, const Alignment& outer = {}) const {
-        const Alignment named = common_alignment();
-        const Alignment common = named.is_named() ? named : outer;
+        const Alignment common = common_alignment().or_else(outer);
         return std::apply(
             [&](const auto&... part) {
                 return detail::BoundRules<decltype(detail::bind_part(part, shape, common))...>{

@@ -158,7 +158,8 @@ class QueryTile {
           width_(width),
           edits_each_(plan.rules.changes_scores() || plan.rules.has_flags()),
           k_(plan.k.select(0, b).select(0, kv_head())),
-          v_(plan.v.select(0, b).select(0, kv_head())) {}
+          v_(plan.v.select(0, b).select(0, kv_head())),
+          sink_(plan.rules.template sink<C>(at_)) {}
 
     void run() {
         load();
@@ -174,6 +175,8 @@ class QueryTile {
         return at_.h / (plan_.shape.heads / plan_.shape.kv_heads);
     }
 
+    [[nodiscard]] bool has_sink() const { return sink_ > -std::numeric_limits<C>::infinity(); }
+
     /// Transposes the queries onto lanes, clears the state and asks the masks which keys matter.
     void load() {
         const TensorView<const typename decltype(plan_.q)::value_type, 2> q =
@@ -183,8 +186,8 @@ class QueryTile {
         kernels_.load_queries(rows.data, rows.stride, queries_, plan_.shape.head_dim, plan_.scale,
                               s_.queries, row_);
         std::fill_n(s_.out, row_ * plan_.shape.value_dim, C(0));
-        std::fill_n(s_.max, row_, -std::numeric_limits<C>::infinity());
-        std::fill_n(s_.sum, row_, C(0));
+        std::fill_n(s_.max, row_, sink_);
+        std::fill_n(s_.sum, row_, has_sink() ? C(1) : C(0));
         some_ = {plan_.shape.kv_len, 0};
         all_ = {0, plan_.shape.kv_len};
         for (Index i = 0; i < queries_; ++i) {
@@ -215,8 +218,9 @@ class QueryTile {
                             !kernels_.all_finite(v.data, v.stride, count, plan_.shape.value_dim);
         if (poison) std::copy_n(s_.scores, count * row_, s_.hidden);
         const int w = width_ - 1;
-        // Before the first keys there is nothing to rescale.
-        if (kernels_.raise_max[w](s_.tile_max, s_.max, s_.factor) && first > some_.begin) {
+        // Before the first keys there is nothing to rescale but the exponential of a sink.
+        if (kernels_.raise_max[w](s_.tile_max, s_.max, s_.factor) &&
+            (first > some_.begin || has_sink())) {
             kernels_.rescale[w](s_.sum, 1, s_.factor);
             kernels_.rescale[w](s_.out, plan_.shape.value_dim, s_.factor);
         }
@@ -386,6 +390,7 @@ class QueryTile {
     bool edits_each_;  ///< scores are changed or hidden one by one, not by intervals
     TensorView<const typename decltype(Plan::k)::value_type, 2> k_;
     TensorView<const typename decltype(Plan::v)::value_type, 2> v_;
+    C sink_;  ///< a score without a value that each query has seen before all keys
     StackVector<Step, 2 * max_tile_width> steps_;  ///< of the key tile at work
     KeyRange some_{};  ///< beyond it no query sees a key, as far as intervals tell
     KeyRange all_{};   ///< within it every query sees every key, as far as intervals tell

@@ -49,19 +49,80 @@ struct KeyRange {
 /// Positions and windows beyond this are refused or cut, so that sums of two never overflow.
 inline constexpr Index farthest_position = Index{1} << 61;
 
+/// Documents packed one behind the other: document d has the queries [queries[d], queries[d + 1])
+/// and the keys [keys[d], keys[d + 1]).
+struct DocumentBounds {
+    std::span<const Index> queries;
+    std::span<const Index> keys;
+
+    [[nodiscard]] bool exist() const { return !queries.empty(); }
+
+    /// Every document has as many queries as keys.
+    [[nodiscard]] bool are_equal() const { return std::ranges::equal(queries, keys); }
+
+    /// The document of a query in [0, q_len), by bisection.
+    [[nodiscard]] std::size_t document_of(Index query) const {
+        return static_cast<std::size_t>(std::ranges::upper_bound(queries, query) -
+                                        queries.begin()) -
+               1;
+    }
+
+    /// Throws ShapeError when queries and keys are not of equally many documents, ArgumentError
+    /// when boundaries do not lead from 0 to the length without a step back.
+    void require_fit(const AttentionShape& shape) const {
+        if (queries.size() != keys.size() || queries.empty())
+            fail<ShapeError>(name, "there must be equally many boundaries of queries and of keys, ",
+                             "one more than documents; found ", queries.size(), " of queries, ",
+                             keys.size(), " of keys");
+        require_steps("q_len", queries, shape.q_len);
+        require_steps("kv_len", keys, shape.kv_len);
+    }
+
+  private:
+    static constexpr std::string_view name = "Documents";
+
+    static void require_steps(std::string_view length_name, std::span<const Index> bounds,
+                              Index length) {
+        if (bounds.front() != 0)
+            fail<ArgumentError>(name, "the boundaries must begin with 0; found ", bounds.front());
+        for (std::size_t d = 1; d < bounds.size(); ++d)
+            if (bounds[d] < bounds[d - 1])
+                fail<ArgumentError>(name, "the boundaries must ascend; found ", bounds[d - 1],
+                                    " before ", bounds[d], " at ", d);
+        if (bounds.back() != length)
+            fail<ArgumentError>(name, "the boundaries must end with ", length_name, "; found ",
+                                bounds.back(), ", ", length_name, " ", length);
+    }
+};
+
 /// The resolved position of query i of batch element b on the key axis: i + offset.
 class QueryPosition {
   public:
     explicit QueryPosition(Index offset) : offset_(offset) {}
     explicit QueryPosition(std::span<const Index> offsets) : offsets_(offsets) {}
 
+    /// The same, counted from where the queries of each document begin or end (edge 0 or 1) to
+    /// where its keys do.
+    [[nodiscard]] QueryPosition within(const DocumentBounds& documents, std::size_t edge) const {
+        QueryPosition result = *this;
+        result.documents_ = documents;
+        result.edge_ = edge;
+        return result;
+    }
+
     [[nodiscard]] Index operator()(const ScoreIndex& at) const {
-        return at.q + (offsets_.empty() ? offset_ : offsets_[static_cast<std::size_t>(at.b)]);
+        const Index position =
+            at.q + (offsets_.empty() ? offset_ : offsets_[static_cast<std::size_t>(at.b)]);
+        if (!documents_.exist()) return position;
+        const std::size_t bound = documents_.document_of(at.q) + edge_;
+        return position + documents_.keys[bound] - documents_.queries[bound];
     }
 
   private:
     Index offset_ = 0;
     std::span<const Index> offsets_;
+    DocumentBounds documents_;
+    std::size_t edge_ = 0;
 };
 
 }  // namespace detail
@@ -71,7 +132,8 @@ class QueryPosition {
 ///
 /// Frameworks disagree when q_len differs from kv_len, so heed has no silent default: an unnamed
 /// alignment takes the one named elsewhere in the same composition, is 0 when the lengths are
-/// equal, and is an ArgumentError otherwise.
+/// equal, and is an ArgumentError otherwise. Beside Documents, all of this holds for each document
+/// by itself: its own lengths, and corners and offsets that count from where it begins or ends.
 class Alignment {
   public:
     /// Unnamed.
@@ -97,30 +159,63 @@ class Alignment {
         return result;
     }
 
+    /// Unnamed, within each of these documents (see Documents).
+    static Alignment documents(std::span<const Index> cu_seqlens_q,
+                               std::span<const Index> cu_seqlens_k) {
+        Alignment result;
+        result.documents_ = {cu_seqlens_q, cu_seqlens_k};
+        return result;
+    }
+
     [[nodiscard]] bool is_named() const { return kind_ != Kind::unnamed; }
+
+    /// This alignment; what it leaves open (its name, the documents) is as in the other one.
+    [[nodiscard]] Alignment or_else(const Alignment& other) const {
+        Alignment result = is_named() ? *this : other;
+        result.documents_ = documents_.exist() ? documents_ : other.documents_;
+        return result;
+    }
 
     /// The alignment with every default resolved. Throws ArgumentError when it is unnamed and the
     /// lengths differ or when an offset exceeds 2^61, ShapeError when the number of offsets is not
-    /// the batch size.
+    /// the batch size; and what Documents throw.
     [[nodiscard]] detail::QueryPosition resolve(std::string_view where,
                                                 const AttentionShape& shape) const {
+        if (!documents_.exist()) return resolve(where, shape, shape.q_len, shape.kv_len);
+        documents_.require_fit(shape);
+        if (documents_.are_equal()) return resolve(where, shape, shape.q_len, shape.q_len);
+        for (std::size_t d = 1; d < documents_.queries.size() && !is_named(); ++d)
+            (void)resolve(where, shape, documents_.queries[d] - documents_.queries[d - 1],
+                          documents_.keys[d] - documents_.keys[d - 1]);
+        const bool at_end = kind_ == Kind::bottom_right;
+        return resolve(where, shape, 0, 0).within(documents_, at_end ? 1 : 0);
+    }
+
+  private:
+    enum class Kind { unnamed, top_left, bottom_right, offset, offsets };
+
+    explicit Alignment(Kind kind) : kind_(kind) {}
+
+    /// The same where so many queries, of all or of one document, stand before so many keys.
+    [[nodiscard]] detail::QueryPosition resolve(std::string_view where, const AttentionShape& shape,
+                                                Index queries, Index keys) const {
         switch (kind_) {
             case Kind::top_left:
                 return detail::QueryPosition(0);
             case Kind::bottom_right:
-                return detail::QueryPosition(shape.kv_len - shape.q_len);
+                return detail::QueryPosition(keys - queries);
             case Kind::offset:
                 require_near(where, offset_);
                 return detail::QueryPosition(offset_);
             case Kind::offsets:
                 break;
             case Kind::unnamed:
-                if (shape.q_len != shape.kv_len)
+                if (queries != keys)
                     detail::fail<ArgumentError>(
                         where,
                         "the alignment must be named (top_left, bottom_right or an offset) "
                         "when q_len differs from kv_len; found q_len ",
-                        shape.q_len, ", kv_len ", shape.kv_len);
+                        queries, ", kv_len ", keys, documents_.exist() ? " in a document" : "");
                 return detail::QueryPosition(0);
         }
         if (std::ssize(offsets_) != shape.batch)
@@ -130,11 +225,6 @@ class Alignment {
         return offsets_.empty() ? detail::QueryPosition(0) : detail::QueryPosition(offsets_);
     }
 
-  private:
-    enum class Kind { unnamed, top_left, bottom_right, offset, offsets };
-
-    explicit Alignment(Kind kind) : kind_(kind) {}
-
     static void require_near(std::string_view where, Index offset) {
         if (offset > detail::farthest_position || offset < -detail::farthest_position)
             detail::fail<ArgumentError>(where, "an offset must be within 2^61; found ", offset);
@@ -143,6 +233,7 @@ class Alignment {
     Kind kind_ = Kind::unnamed;
     Index offset_ = 0;
     std::span<const Index> offsets_;
+    detail::DocumentBounds documents_;
 };
 
 }  // namespace heed::inline v0

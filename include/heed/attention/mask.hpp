@@ -39,6 +39,14 @@ struct KeyLengthRule {
     }
 };
 
+struct DocumentRule {
+    DocumentBounds bounds;
+    [[nodiscard]] KeyRange range(const ScoreIndex& query) const {
+        const std::size_t d = bounds.document_of(query.q);
+        return {bounds.keys[d], bounds.keys[d + 1]};
+    }
+};
+
 template <class Flag, bool visible_value>
 struct FlagRule {
     TensorView<const Flag, 4> tensor;
@@ -84,7 +92,7 @@ struct Causal {
     }
 
     [[nodiscard]] detail::CausalRule bind(const AttentionShape& shape, Alignment common) const {
-        return {(alignment.is_named() ? alignment : common).resolve("Causal", shape)};
+        return {alignment.or_else(common).resolve("Causal", shape)};
     }
 };
 
@@ -97,8 +105,8 @@ struct SlidingWindow {
     Alignment alignment{};
 
     [[nodiscard]] detail::WindowRule bind(const AttentionShape& shape, Alignment common) const {
-        return {(alignment.is_named() ? alignment : common).resolve("SlidingWindow", shape),
-                width("left", left), width("right", right)};
+        return {alignment.or_else(common).resolve("SlidingWindow", shape), width("left", left),
+                width("right", right)};
     }
 
   private:
@@ -128,6 +136,34 @@ struct KeyLengths {
                                             length, ", kv_len ", shape.kv_len);
         return {lengths};
     }
+};
+
+/// Packed sequences: documents lie one behind the other, and a query sees the keys of its own only.
+/// Boundaries as cu_seqlens of FlashAttention: document d is [bounds[d], bounds[d + 1]); the first
+/// is 0, they ascend (a document may be empty), the last is the length. One span where queries and
+/// keys are the same sequence, two where they are not. They hold for every batch element and must
+/// outlive the call.
+///
+/// Causal masks, windows, ALiBi and T5's bias joined by `&` refer to the document: bottom_right,
+/// for instance, is where the last query of each document sees its last key (flash_attn_varlen).
+/// Finding a query's document is a bisection; where lengths differ, ALiBi and T5's bias pay it for
+/// each score. Of several Documents in one composition, these parts refer to the first.
+class Documents {
+  public:
+    explicit Documents(std::span<const Index> cu_seqlens) : Documents(cu_seqlens, cu_seqlens) {}
+    Documents(std::span<const Index> cu_seqlens_q, std::span<const Index> cu_seqlens_k)
+        : alignment(Alignment::documents(cu_seqlens_q, cu_seqlens_k)),
+          bounds_{cu_seqlens_q, cu_seqlens_k} {}
+
+    [[nodiscard]] detail::DocumentRule bind(const AttentionShape& shape, const Alignment&) const {
+        bounds_.require_fit(shape);
+        return {bounds_};
+    }
+
+    Alignment alignment;
+
+  private:
+    detail::DocumentBounds bounds_;
 };
 
 /// Flags that a mask tensor may hold: bool, or bytes in which any value but 0 is true.

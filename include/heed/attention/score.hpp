@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "heed/attention/mask.hpp"
+#include "heed/tensor/checks.hpp"
 #include "heed/tensor/tensor.hpp"
 
 namespace heed::inline v0 {
@@ -23,16 +24,22 @@ struct SoftCapRule {
     }
 };
 
+/// score + bias, or hidden by a bias of minus infinity.
+template <class C, class T>
+[[nodiscard]] C add_bias(C score, T stored) {
+    // Selected, not added: whatever the score of a hidden key is (NaN from poison or padding), it
+    // stays hidden.
+    constexpr C hidden = -std::numeric_limits<C>::infinity();
+    const C bias = convert<C>(stored);
+    return bias == hidden ? hidden : score + bias;
+}
+
 template <class T>
 struct BiasRule {
     TensorView<const T, 4> tensor;
     template <class C>
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
-        // Selected, not added: whatever the score of a hidden key is (NaN from poison or padding),
-        // it stays hidden.
-        constexpr C hidden = -std::numeric_limits<C>::infinity();
-        const C bias = convert<C>(tensor(at.b, at.h, at.q, at.k));
-        return bias == hidden ? hidden : score + bias;
+        return add_bias(score, tensor(at.b, at.h, at.q, at.k));
     }
 };
 
@@ -45,6 +52,37 @@ struct AlibiRule {
         const Index distance = position(at) - at.k;
         return score - convert<C>(tensor(at.b, at.h)) * static_cast<C>(std::abs(distance));
     }
+};
+
+template <class T>
+struct SinkRule {
+    TensorView<const T, 2> tensor;
+    template <class C>
+    [[nodiscard]] C sink(const ScoreIndex& row) const {
+        return convert<C>(tensor(row.b, row.h));
+    }
+};
+
+/// One number for each head: [heads] or [batch, heads], seen as [batch, heads].
+template <class T>
+class PerHead {
+  public:
+    template <TensorLike S>
+    explicit PerHead(const S& numbers) {
+        static_assert(S::rank() <= 2, "numbers for each head are [heads] or [batch, heads]");
+        if constexpr (S::rank() == 1)
+            view_ = read(numbers).unsqueeze();
+        else
+            view_ = read(numbers);
+    }
+
+    [[nodiscard]] TensorView<const T, 2> fit(const AttentionShape& shape, std::string_view where,
+                                             std::string_view what) const {
+        return broadcast_to(view_, Shape<2>(shape.batch, shape.heads), where, what);
+    }
+
+  private:
+    TensorView<const T, 2> view_;
 };
 
 }  // namespace detail
@@ -90,23 +128,17 @@ template <StorageScalar T>
 class Alibi {
   public:
     template <TensorLike S>
-    explicit Alibi(const S& slopes, Alignment aligned = {}) : alignment(aligned) {
-        static_assert(S::rank() <= 2, "ALiBi slopes are [heads] or [batch, heads]");
-        if constexpr (S::rank() == 1)
-            slopes_ = read(slopes).unsqueeze();
-        else
-            slopes_ = read(slopes);
-    }
+    explicit Alibi(const S& slopes, Alignment aligned = {}) : alignment(aligned), slopes_(slopes) {}
 
     [[nodiscard]] detail::AlibiRule<T> bind(const AttentionShape& shape, Alignment common) const {
-        return {broadcast_to(slopes_, Shape<2>(shape.batch, shape.heads), "Alibi", "the slopes"),
-                (alignment.is_named() ? alignment : common).resolve("Alibi", shape)};
+        return {slopes_.fit(shape, "Alibi", "the slopes"),
+                alignment.or_else(common).resolve("Alibi", shape)};
     }
 
     Alignment alignment;
 
   private:
-    TensorView<const T, 2> slopes_;
+    detail::PerHead<T> slopes_;
 };
 
 template <TensorLike S>
@@ -130,5 +162,41 @@ template <ComputeScalar T>
     }
     return slopes;
 }
+
+/// Attention sinks: one learned logit for each head, [heads] or [batch, heads], that takes part in
+/// the softmax and has no value, so that a query may attend to nothing:
+///
+///     weight_j = exp(s_j) / (exp(sink_h) + sum_i exp(s_i))
+///
+/// The weights of a row then sum to less than 1, and its log-sum-exp includes the sink; a row
+/// without a visible key has output 0 and the sink as log-sum-exp. Scale, soft-cap, biases, masks
+/// and dropout do not reach a sink. Minus infinity is no sink; NaN and plus infinity (also one that
+/// becomes it as a float) are an ArgumentError. Several Sinks add up in the sum.
+/// Source: gpt-oss, arXiv 2508.10925; as a fixed logit of 0: Miller, "Attention is off by one".
+template <StorageScalar T>
+class Sinks {
+  public:
+    template <TensorLike S>
+    explicit Sinks(const S& logits) : logits_(logits) {}
+
+    [[nodiscard]] detail::SinkRule<T> bind(const AttentionShape& shape, const Alignment&) const {
+        const auto logits = logits_.fit(shape, "Sinks", "the logits");
+        detail::require_memory("Sinks", "the logits", logits);
+        for (Index b = 0; b < shape.batch; ++b)
+            for (Index h = 0; h < shape.heads; ++h)
+                if (!(detail::convert<float>(logits(b, h)) <
+                      std::numeric_limits<float>::infinity()))
+                    detail::fail<ArgumentError>("Sinks", "a logit must be below infinity as a ",
+                                                "float; found ", static_cast<double>(logits(b, h)),
+                                                " for head ", h, " of batch element ", b);
+        return {logits};
+    }
+
+  private:
+    detail::PerHead<T> logits_;
+};
+
+template <TensorLike S>
+Sinks(const S&) -> Sinks<ElementOf<S>>;
 
 }  // namespace heed::inline v0

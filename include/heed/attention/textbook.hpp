@@ -110,7 +110,8 @@ void attend_row(const Plan& plan, ScoreIndex at, TextbookScratch<C>& scratch) {
     score_row(plan, at, scratch);
     scratch.weights = scratch.scores;
     const C lse =
-        softmax(std::span<C>(scratch.weights.data(), static_cast<std::size_t>(plan.shape.kv_len)));
+        softmax(std::span<C>(scratch.weights.data(), static_cast<std::size_t>(plan.shape.kv_len)),
+                plan.rules.template sink<C>(at));
     accumulate_row(plan, at, scratch);
 
     const auto row_of = [&](auto tensor) {

@@ -29,6 +29,10 @@ struct ExtraKeysRule {
         if (at.k >= given) return true;
         return inner.visible(at) && (extra == 0 || inner.range(at, {0, given}).contains(at.k));
     }
+    template <class C>
+    [[nodiscard]] C sink(const ScoreIndex& row) const {
+        return inner.template sink<C>(row);
+    }
     [[nodiscard]] bool changes_scores() const { return inner.changes_scores(); }
     [[nodiscard]] bool has_flags() const { return extra > 0 || inner.has_flags(); }
 

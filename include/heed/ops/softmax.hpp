@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <span>
+#include <type_traits>
 
 #include "heed/base/scalar.hpp"
 
@@ -34,12 +35,14 @@ template <ComputeScalar T>
 /// row's log-sum-exp. The weights are 0 or more and sum to 1; entries of minus infinity get
 /// exactly 0. A row with nothing but minus infinity becomes all zeros (log-sum-exp minus
 /// infinity); a row with a NaN or plus infinity becomes all NaN.
+/// A `sink` below infinity is one more score, which takes part in the maximum, the sum and the
+/// log-sum-exp and gets no weight; minus infinity is none.
 /// Cost: three passes. Source: the stable form of Blanchard, Higham, Higham, "Accurately computing
 /// the log-sum-exp and softmax functions", IMA J. Numer. Anal. 41 (2021).
 template <ComputeScalar T>
-T softmax(std::span<T> row) {
+T softmax(std::span<T> row, std::type_identity_t<T> sink = -std::numeric_limits<T>::infinity()) {
     constexpr T infinity = std::numeric_limits<T>::infinity();
-    T largest = -infinity;
+    T largest = sink;
     bool has_nan = false;
     for (T x : row) {
         has_nan |= std::isnan(x);
@@ -53,7 +56,7 @@ T softmax(std::span<T> row) {
         for (T& x : row) x = 0;
         return -infinity;
     }
-    T sum = 0;
+    T sum = std::exp(sink - largest);
     for (T& x : row) sum += x = std::exp(x - largest);
     for (T& x : row) x /= sum;
     return largest + std::log(sum);
