@@ -29,11 +29,11 @@ struct AttentionOptions {
     Dropout dropout = {};
 
     /// Output [batch, heads, q_len]: log-sum-exp of each row of final scores; minus infinity for a
-    /// row without a visible key.
+    /// row without a visible key. A sink is included.
     TensorView<ComputeType<T>, 3> lse = {};
 
     /// Output [batch, heads, q_len, kv_len]: the weights, before dropout, so that rows sum to 1
-    /// (to 0 for a row without a visible key).
+    /// (to 0 for a row without a visible key, to less than 1 beside a sink).
     TensorView<T, 4> weights = {};
 
     /// Output [batch, heads, q_len, kv_len]: the scores at `scores_at`.

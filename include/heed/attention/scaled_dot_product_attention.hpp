@@ -11,6 +11,7 @@
 #include "heed/attention/fused.hpp"
 #include "heed/attention/options.hpp"
 #include "heed/attention/plan.hpp"
+#include "heed/attention/relative_bias.hpp"
 #include "heed/attention/score.hpp"
 #include "heed/attention/textbook.hpp"
 #include "heed/tensor/tensor.hpp"
@@ -92,7 +93,7 @@ constexpr void check_types() {
 /// float and double compute in themselves, half and bfloat16 in float, rounded once at the end.
 ///
 /// A masked key or value has no effect whatever it holds, NaN included. A query without a visible
-/// key gets output 0 and log-sum-exp minus infinity.
+/// key gets output 0 and log-sum-exp minus infinity (the sink, with Sinks).
 ///
 /// `mask` is a mask, a score modification, a score function of the user, or several joined by `&`.
 /// Throws ShapeError or ArgumentError before anything is written. Source: Vaswani et al.,
