@@ -19,7 +19,7 @@ define build_and_test
 endef
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test bench conformance asan tsan format format-check tidy clean
+.PHONY: help demo test bench peers conformance asan tsan format format-check tidy clean
 
 help: ## show this
 	@echo "heed: attention for C++. What you can make:"
@@ -41,6 +41,12 @@ bench: ## measure: a table, build/bench/bench.json and a plot
 	@$(call configure,bench)
 	@$(call build,bench)
 	@bench/run.sh build/bench
+
+peers: ## compare with PyTorch and ONNX Runtime (PEERS_ARGS=--quick, PYTHON=one that has them)
+	@cmake/setup.sh bench
+	@$(call configure,bench)
+	@$(call build,bench) --target heed_peer
+	@PYTHON="$(PYTHON)" bench/peers/run.sh build/peers $(PEERS_ARGS)
 
 conformance: ## run the ONNX Attention cases in CASES=DIR
 	@test -n "$(CASES)" || { echo "usage: make conformance CASES=DIR" >&2; exit 2; }

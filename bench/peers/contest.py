@@ -1,0 +1,216 @@
+"""How are several ways to compute attention compared fairly? Cases, timing, statistics, agreement.
+
+Standard library only; knows no contender. bench/peers/report.py writes what comes out.
+"""
+
+import dataclasses
+import itertools
+import math
+import statistics
+import time
+
+HEED = "heed"
+FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 3, 7, 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Self-attention of one batch: queries, keys and values [1, heads, length, head_dim]."""
+
+    length: int
+    heads: int
+    head_dim: int
+    causal: bool
+    threads: int
+
+    @property
+    def visible_pairs(self):
+        """Of query and key, in one head."""
+        n = self.length
+        return n * (n + 1) // 2 if self.causal else n * n
+
+    @property
+    def flops(self):
+        """Of both products, over visible pairs alone."""
+        return 4 * self.heads * self.head_dim * self.visible_pairs
+
+    @property
+    def score_bytes(self):
+        """Of the matrix of scores, for those who keep it."""
+        return 4 * self.heads * self.length**2
+
+    def __str__(self):
+        mask = "causal" if self.causal else "full"
+        return (f"L={self.length} H={self.heads} D={self.head_dim} {mask} "
+                f"threads={self.threads}")
+
+
+def grid(lengths, heads, head_dims, causal, threads):
+    """All combinations, the cheapest first."""
+    cases = {Case(*values) for values in itertools.product(lengths, heads, head_dims, causal,
+                                                           threads)}
+    return sorted(cases, key=lambda case: (case.flops, dataclasses.astuple(case)))
+
+
+# --- Is it right? -------------------------------------------------------------------------------
+
+
+class Disagreement(Exception):
+    """A contender computes something else."""
+
+
+def tolerance(case, largest_score, largest_value):
+    """How far a float result may be from the exact one: a score is a sum of head_dim roundings, an
+    output one of `length`, which are taken as random. Wrong masks or scales are far outside."""
+    unit_roundoff = 2.0**-24
+    roundings = math.sqrt(case.head_dim) * largest_score + math.sqrt(case.length)
+    return unit_roundoff * roundings * largest_value
+
+
+def largest_difference(actual, expected):
+    """Of two sequences of numbers; NaN if one is, and infinite when the sequences differ in
+    length."""
+    if len(actual) != len(expected):
+        return math.inf
+    differences = [abs(a - b) for a, b in zip(actual, expected)]
+    return math.nan if any(map(math.isnan, differences)) else max(differences, default=0.0)
+
+
+def require_agreement(case, differences, allowed):
+    """`differences`: of each contender, by name. Throws Disagreement unless all are allowed; NaN
+    never is."""
+    wrong = [f"{name} by {difference:.3g}" for name, difference in differences.items()
+             if not difference <= allowed]
+    if wrong:
+        raise Disagreement(f"{case}: differs from the exact result by more than {allowed:.3g}: "
+                           + ", ".join(wrong))
+
+
+# --- How long does it take? ---------------------------------------------------------------------
+
+
+def clock_for(threads):
+    """One thread: CPU time of the process, so that other programs count less and hidden helpers
+    count too. Several threads have no CPU time in common: the wall clock."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def wait_until_quiet(pause=0.002, at_most=1.0):
+    """Threads of a contender wait for more work for a while without sleeping, and would take a core
+    from the next one. Returns when the process has used next to no CPU time in two pauses, or after
+    so many seconds."""
+    quiet_in_a_row = 0
+    end = time.perf_counter() + at_most
+    while quiet_in_a_row < 2 and time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(pause)
+        quiet = time.process_time() - before < pause / 10
+        quiet_in_a_row = quiet_in_a_row + 1 if quiet else 0
+
+
+def seconds_per_call(call, repetitions, clock):
+    begin = clock()
+    for _ in range(repetitions):
+        call()
+    return (clock() - begin) / repetitions
+
+
+def repetitions_for(call, clock, at_least):
+    """How often a call must be repeated to take so many seconds, and the seconds of one call."""
+    repetitions = 1
+    while True:
+        seconds = seconds_per_call(call, repetitions, clock)
+        all_seconds = seconds * repetitions
+        if all_seconds >= at_least:
+            return repetitions, seconds
+        # The first calls are slow, and the clock may be coarse: approach from below.
+        growth = min(10, 1.2 * at_least / all_seconds) if all_seconds > 0 else 10
+        repetitions = math.ceil(growth * repetitions)
+
+
+def rounds_for(round_seconds, row_seconds):
+    """As many as fit into row_seconds, within FEWEST_ROUNDS and MOST_ROUNDS."""
+    fit = int(row_seconds / round_seconds) if round_seconds > 0 else MOST_ROUNDS
+    return max(FEWEST_ROUNDS, min(MOST_ROUNDS, fit))
+
+
+def rotated(items, steps):
+    items = list(items)
+    steps %= max(1, len(items))
+    return items[steps:] + items[:steps]
+
+
+@dataclasses.dataclass
+class Row:
+    """What was measured for one case."""
+
+    case: Case
+    seconds: dict  # of each contender, heed included: seconds of a call, for each round
+    peaks: list  # FLOP/s of multiply-adds alone, for each round
+    differences: dict = dataclasses.field(default_factory=dict)  # of each contender's result
+    tolerance: float = math.nan
+
+    @property
+    def rounds(self):
+        return len(self.peaks)
+
+    @property
+    def peers(self):
+        return [name for name in self.seconds if name != HEED]
+
+    def median(self, name):
+        return statistics.median(self.seconds[name])
+
+    @property
+    def fastest_peer(self):
+        return min(self.peers, key=self.median)
+
+    @property
+    def ratio(self):
+        """heed's time over the fastest peer's: below 1, heed is the fastest."""
+        return self.median(HEED) / self.median(self.fastest_peer)
+
+    @property
+    def spread(self):
+        """Half the distance between the quartiles of the ratio, taken round by round."""
+        ratios = [ours / theirs for ours, theirs in zip(self.seconds[HEED],
+                                                        self.seconds[self.fastest_peer])]
+        if len(ratios) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return (high - low) / 2
+
+    def speed_up(self, peer):
+        """How many times faster than this peer heed is."""
+        return self.median(peer) / self.median(HEED)
+
+    def of_peak(self, name):
+        return self.case.flops / self.median(name) / statistics.median(self.peaks)
+
+
+def worst_first(rows):
+    """The rows where heed does worst beside the fastest peer come first."""
+    return sorted(rows, key=lambda row: row.ratio, reverse=True)
+
+
+def measure(case, contenders, peak, *, row_seconds, at_least, settle=wait_until_quiet, clock=None):
+    """Times `contenders`, calls by name, in turn, so that all meet the same disturbances: each once
+    in a round, by at_least seconds of calls, the first one changing from round to round.
+    `peak` measures FLOP/s once in a round. Returns a Row."""
+    clock = clock or clock_for(case.threads)
+    repetitions, round_seconds = {}, 0.0
+    for name, call in contenders.items():
+        settle()
+        repetitions[name], seconds = repetitions_for(call, clock, at_least)
+        round_seconds += repetitions[name] * seconds
+    row = Row(case, {name: [] for name in contenders}, [])
+    for number in range(rounds_for(round_seconds, row_seconds)):
+        settle()
+        row.peaks.append(peak())
+        for name in rotated(contenders, number):
+            call = contenders[name]
+            settle()
+            if repetitions[name] > 1:
+                call()  # wakes threads and fills caches; in a long call that is lost among the rest
+            row.seconds[name].append(seconds_per_call(call, repetitions[name], clock))
+    return row

@@ -1,0 +1,36 @@
+# Draws the ratios that peers.py wrote:
+#   gnuplot -e "series='FILE'; picture='FILE.png'; head_dims='64 128'; threads='1 2'; heads='1 12'" \
+#       bench/peers/plot.gp
+panels = words(head_dims) * words(threads)
+columns = words(threads)
+set terminal pngcairo size 750 * columns, 100 + 500 * words(head_dims) \
+    font "DejaVu Sans,12" background "white"
+set output picture
+
+set border 3 lc rgb "#555555"
+set tics nomirror out scale 0.6
+set grid back ytics lc rgb "#cccccc" lw 1.5
+set logscale x 2
+set xrange [24:11000]
+set yrange [0:1.1<*<2]
+set xlabel "sequence length L"
+set ylabel "heed's time / fastest peer's time"
+set key below horizontal samplen 2 spacing 1.2
+array colours[2] = ["#0072b2", "#d55e00"]
+array masks[2] = ["full", "causal"]
+
+set multiplot layout words(head_dims), columns margins 0.11 / columns, 0.98, 0.1, 0.88 \
+    spacing 0.14 / columns, 0.15 \
+    title "heed beside PyTorch and ONNX Runtime: attention forward, float; below 1, heed is the fastest" \
+    font ",15"
+do for [d in head_dims] {
+    do for [t in threads] {
+        set title sprintf("{/:Bold D=%s, %s thread%s}", d, t, t eq "1" ? "" : "s")
+        plot 1 with lines lc rgb "#000000" lw 2 notitle, \
+            for [m = 0:1] for [i = 1:words(heads)] \
+            series index sprintf("%s %s %d %s", d, t, m, word(heads, i)) using 1:2 \
+            with linespoints lc rgb colours[m + 1] lw 1.5 pt 2 * i + 3 ps 1.1 \
+            title sprintf("%s, H=%s", masks[m + 1], word(heads, i))
+    }
+}
+unset multiplot
