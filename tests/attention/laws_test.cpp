@@ -19,6 +19,7 @@
 namespace {
 
 using attend::everything;
+using attend::for_random_cases;
 using attend::infinity;
 using attend::Inputs;
 using attend::Outputs;
@@ -29,18 +30,6 @@ using heed::Index;
 using heed::Shape;
 using heed::Tensor;
 using heed::TensorView;
-
-/// Runs a law on random cases until one fails, and prints which.
-template <class Law>
-void for_random_cases(int cases, const Law& law) {
-    support::Random random;
-    SCOPED_TRACE(random.describe());
-    for (int n = 0; n < cases && !testing::Test::HasFailure(); ++n) {
-        const AttentionShape s = attend::random_sizes(random);
-        SCOPED_TRACE("case " + std::to_string(n) + ": " + attend::to_string(s));
-        law(random, s);
-    }
-}
 
 /// The same values in memory of another order, with gaps of NaN.
 template <class T>

@@ -52,6 +52,18 @@ inline heed::AttentionShape random_sizes(support::Random& random) {
             .value_dim = length(12, 130)};
 }
 
+/// Runs a law on random cases until one fails, and prints which.
+template <class Law>
+void for_random_cases(int cases, const Law& law) {
+    support::Random random;
+    SCOPED_TRACE(random.describe());
+    for (int n = 0; n < cases && !testing::Test::HasFailure(); ++n) {
+        const heed::AttentionShape s = random_sizes(random);
+        SCOPED_TRACE("case " + std::to_string(n) + ": " + to_string(s));
+        law(random, s);
+    }
+}
+
 /// The score function among the random masks.
 struct Tilt {
     double slope;

@@ -73,6 +73,8 @@ struct Rules {
     /// Weights that dropout keeps; they are multiplied by 1 / (1 - dropout), the others left out.
     std::function<bool(Index b, Index h, Index q, Index k)> keep = {};
     double dropout = 0.0;
+    /// One more score in the sum of each row of a head, without a value; -inf: none.
+    std::function<double(Index b, Index h)> sink = {};
 };
 
 /// Output and every stage on the way there. A row without a visible key has output 0, weights 0
@@ -106,11 +108,11 @@ std::vector<Real> convert(const Range& values) {
 
 /// weights_i = exp(s_i) / sum_j exp(s_j) over `count` scores; returns log(sum_j exp(s_j)).
 /// All -inf, or none at all: weights 0, result -inf. A NaN makes weights and result NaN; +inf
-/// makes the weights NaN and the result +inf.
+/// makes the weights NaN and the result +inf. A sink adds exp(sink) to both sums.
 template <class Real>
-Real softmax_row(const Real* scores, Real* weights, std::size_t count) {
-    constexpr Real infinity = std::numeric_limits<Real>::infinity();
-    Real largest = -infinity;
+Real softmax_row(const Real* scores, Real* weights, std::size_t count,
+                 Real sink = -std::numeric_limits<Real>::infinity()) {
+    Real largest = sink;
     for (std::size_t i = 0; i < count; ++i) {
         if (scores[i] > largest || std::isnan(scores[i])) largest = scores[i];
     }
@@ -119,7 +121,7 @@ Real softmax_row(const Real* scores, Real* weights, std::size_t count) {
         for (std::size_t i = 0; i < count; ++i) weights[i] = weight;
         return largest;
     }
-    Real sum = 0;
+    Real sum = std::exp(sink - largest);
     for (std::size_t i = 0; i < count; ++i) {
         weights[i] = std::exp(scores[i] - largest);
         sum += weights[i];
@@ -188,8 +190,11 @@ Result<Real> attention(const Sizes& n, const std::vector<Real>& query, const std
             for (Index q = 0; q < n.Lq; ++q) {
                 score_row(n, query, key, rules, b, h, q, result);
                 const std::size_t row = n.score_at(b, h, q, 0);
-                result.log_sum_exp[n.row_at(b, h, q)] = softmax_row(
-                    result.masked.data() + row, result.weights.data() + row, Sizes::to_size(n.Lk));
+                const Real sink = rules.sink ? static_cast<Real>(rules.sink(b, h))
+                                             : -std::numeric_limits<Real>::infinity();
+                result.log_sum_exp[n.row_at(b, h, q)] =
+                    softmax_row(result.masked.data() + row, result.weights.data() + row,
+                                Sizes::to_size(n.Lk), sink);
                 output_row(n, value, rules, b, h, q, result);
             }
         }
