@@ -1,4 +1,4 @@
-"""Who takes part? heed's shared object, PyTorch and ONNX Runtime, each computing the same attention.
+"""Who takes part? heed's shared object, PyTorch and ONNX Runtime, on the same inputs.
 
 Each contender gets the inputs in the layout that it is made for, before the clock runs. Needs
 PyTorch, ONNX Runtime, onnx and NumPy.
@@ -123,6 +123,7 @@ class Heed:
         case, out = inputs.case, torch.empty_like(inputs.q)
         problem = _Problem(inputs.q.data_ptr(), inputs.k.data_ptr(), inputs.v.data_ptr(),
                            out.data_ptr(), 1, case.heads, case.length, case.head_dim, case.causal)
+        problem.memory = inputs, out  # must live as long as their addresses are in use
         peer, attend = ctypes.c_void_p(self._peer(case.threads)), self._library.heed_peer_attention
         reference = ctypes.byref(problem)
 
@@ -180,11 +181,14 @@ def onnx_runtime(inputs, spinning=True):
                                            providers=["CPUExecutionProvider"])
     shape = (1, case.length, case.heads * case.head_dim)
     binding = session.io_binding()
-    for name in "qkv":
-        by_position = getattr(inputs, name).transpose(1, 2).reshape(shape).contiguous().numpy()
-        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(by_position))
     out = numpy.empty(shape, numpy.float32)
     binding.bind_output("out", "cpu", 0, numpy.float32, shape, out.ctypes.data)
+    memory = [out]  # of which the binding knows addresses alone
+    for name in "qkv":
+        by_position = getattr(inputs, name).transpose(1, 2).reshape(shape).contiguous().numpy()
+        binding.bind_input(name, "cpu", 0, numpy.float32, shape, by_position.ctypes.data)
+        memory.append(by_position)
+    binding.memory = memory
 
     def call():
         session.run_with_iobinding(binding)

@@ -32,8 +32,8 @@ GRID = {
 QUICK_GRID = {**GRID, "lengths": [32, 128, 197, 512], "heads": [1, 12]}
 NOTES = {
     "work": "B=1, forward, float; only visible pairs count as work, under a causal mask too",
-    "layout": "heed and PyTorch are given contiguous [B,H,L,D], ONNX Runtime [B,L,H*D], the layout of its "
-              "operator; PyTorch allocates its output, the others fill one that they are "
+    "layout": "heed and PyTorch are given contiguous [B,H,L,D], ONNX Runtime [B,L,H*D], the layout "
+              "of its operator; PyTorch allocates its output, the others fill one that they are "
               "given",
     "time": "median of rounds, calls from Python included; CPU time of the process for one thread, "
             "wall clock for several; each runs when the threads of the others sleep",
@@ -122,6 +122,8 @@ class Comparison:
         self.about = {"machine": f"{processor_name()}; heed runs its {self.heed.instruction_set} "
                                  "kernels",
                       **contenders.versions(), **NOTES}
+        if options.no_spinning:
+            self.about["ONNX Runtime"] += ", its threads not spinning"
 
     def field(self, inputs):
         """All that can run this case, by name."""

@@ -61,8 +61,8 @@ def summary(rows):
 
 def peak_text(rows, threads):
     peaks = [peak / 1e9 for row in rows if row.case.threads == threads for peak in row.peaks]
-    return (f"{threads} thread{'s' if threads > 1 else ''}: {statistics.median(peaks):.1f} GFLOP/s "
-            f"({min(peaks):.1f} to {max(peaks):.1f})")
+    return (f"threads={threads}: {statistics.median(peaks):.1f} GFLOP/s ({min(peaks):.1f} to "
+            f"{max(peaks):.1f})")
 
 
 def markdown(rows, about, notes):
