@@ -1,7 +1,6 @@
 # Draws the ratios that peers.py wrote:
 #   gnuplot -e "series='FILE'; picture='FILE.png'; head_dims='64 128'; threads='1 2'; heads='1 12'" \
 #       bench/peers/plot.gp
-panels = words(head_dims) * words(threads)
 columns = words(threads)
 set terminal pngcairo size 750 * columns, 100 + 500 * words(head_dims) \
     font "DejaVu Sans,12" background "white"
@@ -15,15 +14,19 @@ set xrange [24:11000]
 set yrange [0:1.1<*<2]
 set xlabel "sequence length L"
 set ylabel "heed's time / fastest peer's time"
-set key below horizontal samplen 2 spacing 1.2
 array colours[2] = ["#0072b2", "#d55e00"]
 array masks[2] = ["full", "causal"]
 
 set multiplot layout words(head_dims), columns margins 0.11 / columns, 0.98, 0.1, 0.88 \
     spacing 0.14 / columns, 0.15 \
-    title "heed beside PyTorch and ONNX Runtime: attention forward, float; below 1, heed is the fastest" \
+    title "heed beside PyTorch and ONNX Runtime: attention forward, float\nbelow 1, heed is the fastest" \
     font ",15"
+unset key
 do for [d in head_dims] {
+    # One legend for a column of panels.
+    if (d eq word(head_dims, words(head_dims))) {
+        set key below horizontal samplen 2 spacing 1.2
+    }
     do for [t in threads] {
         set title sprintf("{/:Bold D=%s, %s thread%s}", d, t, t eq "1" ? "" : "s")
         plot 1 with lines lc rgb "#000000" lw 2 notitle, \
