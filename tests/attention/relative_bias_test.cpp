@@ -127,6 +127,11 @@ TEST(T5Bias, FarPositionsAreTheLastBucket) {
         const auto rows = rows_read(1, 2, T5Bias{table, {}, Alignment::offset(offset)});
         EXPECT_EQ(rows(0, 0, 0, 1), offset > 0 ? 1.0f : 3.0f);
     }
+    // One before a max_distance so large that the logarithm cannot tell the two apart.
+    const Index most = Index{1} << 50;
+    const auto rows =
+        rows_read(1, 1, T5Bias{table, {.max_distance = most}, Alignment::offset(most - 1)});
+    EXPECT_EQ(rows(0, 0, 0, 0), 1.0f);
 }
 
 /// The bucket by comparing powers, without the logarithm of a quotient: the largest bucket of which

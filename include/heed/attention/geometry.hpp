@@ -128,7 +128,7 @@ class QueryPosition {
 }  // namespace detail
 
 /// Where the queries stand on the key axis: query i is at position i + offset. Causal masks,
-/// windows and ALiBi are relative to it.
+/// windows, ALiBi and T5's bias are relative to it.
 ///
 /// Frameworks disagree when q_len differs from kv_len, so heed has no silent default: an unnamed
 /// alignment takes the one named elsewhere in the same composition, is 0 when the lengths are

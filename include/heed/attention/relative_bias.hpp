@@ -47,7 +47,8 @@ class T5Buckets {
         const double larger = static_cast<double>(distance) / static_cast<double>(exact_);
         // Where a range begins at a whole distance, the logarithm must not fall short of it.
         constexpr double rounding = 1e-9;
-        return exact_ + static_cast<Index>(std::log(larger) * buckets_per_log_ + rounding);
+        const auto range = static_cast<Index>(std::log(larger) * buckets_per_log_ + rounding);
+        return std::min(exact_ + range, one_way_ - 1);
     }
 
     bool bidirectional_;
