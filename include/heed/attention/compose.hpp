@@ -42,7 +42,7 @@ struct FunctionRule {
 };
 
 /// What a bound rule may have; each has at least one of these members, the others do not concern
-/// it. `changes_scores` and `has_flags` may be members, where the answer is known only at run time.
+/// it. `changes_scores` may be a member, where the answer is known only at run time.
 template <class Rule>
 concept CapsScores = requires(const Rule& rule, float score) {
     rule.cap(score);
@@ -83,23 +83,19 @@ struct BoundRules {
         const auto step = [&](const auto& rule) {
             if constexpr (CapsScores<std::remove_cvref_t<decltype(rule)>>) score = rule.cap(score);
         };
-        std::apply([&](const auto&... rule) { (step(rule), ...); }, rules);
+        for_each(step);
         return score;
     }
 
     template <class C>
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
-        // A key that one rule hides stays hidden: infinity + -infinity or 0 * -infinity in the next
-        // would be NaN, and the meaning would depend on the order of writing.
-        bool hidden = false;
+        // A hidden key stays hidden: infinity + -infinity or 0 * -infinity in the next rule would
+        // be NaN, and the meaning would depend on the order of writing.
         const auto step = [&](const auto& rule) {
-            if constexpr (ModifiesScores<std::remove_cvref_t<decltype(rule)>>) {
-                if (hidden) return;
-                score = rule.modify(score, at);
-                hidden = score == -std::numeric_limits<C>::infinity();
-            }
+            if constexpr (ModifiesScores<std::remove_cvref_t<decltype(rule)>>)
+                if (score != ScoreTile<C>::hidden) score = rule.modify(score, at);
         };
-        std::apply([&](const auto&... rule) { (step(rule), ...); }, rules);
+        for_each(step);
         return score;
     }
 
@@ -109,7 +105,7 @@ struct BoundRules {
             if constexpr (HasRange<std::remove_cvref_t<decltype(rule)>>)
                 keys = keys.intersect(rule.range(query));
         };
-        std::apply([&](const auto&... rule) { (narrow(rule), ...); }, rules);
+        for_each(narrow);
         return keys;
     }
 
@@ -132,8 +128,55 @@ struct BoundRules {
             if constexpr (HasSink<std::remove_cvref_t<decltype(rule)>>)
                 joined = log_add_exp(joined, rule.template sink<C>(row));
         };
-        std::apply([&](const auto&... rule) { (join(rule), ...); }, rules);
+        for_each(join);
         return joined;
+    }
+
+    // The same stages for a tile at once; a rule may have an own, faster member for it.
+
+    template <class C>
+    void cap_tile(const ScoreTile<C>& tile) const {
+        for_each([&](const auto& rule) {
+            if constexpr (requires { rule.cap_tile(tile); })
+                rule.cap_tile(tile);
+            else if constexpr (CapsScores<std::remove_cvref_t<decltype(rule)>>)
+                tile.for_each_seen([&rule](C score, const ScoreIndex&) { return rule.cap(score); });
+        });
+    }
+
+    template <class C>
+    void modify_tile(const ScoreTile<C>& tile) const {
+        for_each([&](const auto& rule) {
+            if constexpr (requires { rule.modify_tile(tile); })
+                rule.modify_tile(tile);
+            else if constexpr (ModifiesScores<std::remove_cvref_t<decltype(rule)>>)
+                tile.for_each_seen(
+                    [&rule](C score, const ScoreIndex& at) { return rule.modify(score, at); });
+        });
+    }
+
+    /// Hides what the rules that are no intervals do not show.
+    template <class C>
+    void hide_tile(const ScoreTile<C>& tile) const {
+        for_each([&](const auto& rule) {
+            if constexpr (requires { rule.hide_tile(tile); })
+                rule.hide_tile(tile);
+            else if constexpr (HasFlags<std::remove_cvref_t<decltype(rule)>>)
+                hide_each(rule, tile);
+        });
+    }
+
+    /// How much of a tile those rules show; `some` when that would take long to find out.
+    template <class C>
+    [[nodiscard]] Coverage coverage([[maybe_unused]] const ScoreTile<C>& tile) const {
+        Coverage seen = Coverage::all;
+        for_each([&](const auto& rule) {
+            if constexpr (requires { rule.coverage(tile); })
+                seen = intersect(seen, rule.coverage(tile));
+            else if constexpr (HasFlags<std::remove_cvref_t<decltype(rule)>>)
+                seen = intersect(seen, Coverage::some);
+        });
+        return seen;
     }
 
     /// False when cap and modify return every score as it is.
@@ -144,16 +187,6 @@ struct BoundRules {
                 return !rule.changes_scores();
             else
                 return !CapsScores<Rule> && !ModifiesScores<Rule>;
-        });
-    }
-
-    /// False when visible always says yes.
-    [[nodiscard]] bool has_flags() const {
-        return !all_of([](const auto& rule) {
-            if constexpr (requires { rule.has_flags(); })
-                return !rule.has_flags();
-            else
-                return !HasFlags<std::remove_cvref_t<decltype(rule)>>;
         });
     }
 
@@ -171,6 +204,11 @@ struct BoundRules {
     }
 
   private:
+    template <class Step>
+    void for_each(const Step& step) const {
+        std::apply([&](const auto&... rule) { (step(rule), ...); }, rules);
+    }
+
     template <class Predicate>
     [[nodiscard]] bool all_of(const Predicate& predicate) const {
         return std::apply([&](const auto&... rule) { return (predicate(rule) && ...); }, rules);

@@ -51,7 +51,7 @@ template <class C>
 struct FusedScratch {
     C* queries;  ///< [head_dim][lane]
     C* scores;   ///< [key][lane], then the weights
-    C* hidden;   ///< copy of the scores, for tiles that hold poison
+    C* hidden;   ///< scratch of the rules, then a copy of the scores of a tile that holds poison
     C* out;      ///< [value_dim][lane]
     C* keys;     ///< [key][head_dim], when keys cannot be read in place
     C* values;   ///< [key][value_dim], when values cannot be read in place
@@ -121,28 +121,6 @@ class StackVector {
     std::size_t size_ = 0;
 };
 
-/// Rows of one tile for the kernels: in place when they are dense numbers of the compute type,
-/// widened into scratch otherwise.
-template <class C>
-struct TileRows {
-    const C* data;
-    Index stride;
-
-    template <class T>
-    TileRows(TensorView<const T, 2> all, Index first, Index count, C* scratch) {
-        if constexpr (std::is_same_v<T, C>) {
-            if (all.has_contiguous_rows()) {
-                data = all.row(first);
-                stride = all.stride(0);
-                return;
-            }
-        }
-        copy(all.slice(0, first, count), TensorView<C, 2>(scratch, Shape<2>(count, all.extent(1))));
-        data = scratch;
-        stride = all.extent(1);
-    }
-};
-
 /// One tile of queries of one head, from scores to rows of the output.
 template <class Plan, class C>
 class QueryTile {
@@ -156,7 +134,7 @@ class QueryTile {
           queries_(std::min<Index>(width * kernels.lanes, plan.shape.q_len - first_query)),
           row_(width * kernels.lanes),
           width_(width),
-          edits_each_(plan.rules.changes_scores() || plan.rules.has_flags()),
+          changes_scores_(plan.rules.changes_scores()),
           k_(plan.k.select(0, b).select(0, kv_head())),
           v_(plan.v.select(0, b).select(0, kv_head())),
           sink_(plan.rules.template sink<C>(at_)) {}
@@ -182,7 +160,7 @@ class QueryTile {
         const TensorView<const typename decltype(plan_.q)::value_type, 2> q =
             plan_.q.select(0, at_.b).select(0, at_.h);
         // The place for keys is free until the first of them; a tile has more keys than queries.
-        const TileRows<C> rows(q, at_.q, queries_, s_.keys);
+        const TileRows<C> rows(q.slice(0, at_.q, queries_), s_.keys);
         kernels_.load_queries(rows.data, rows.stride, queries_, plan_.shape.head_dim, plan_.scale,
                               s_.queries, row_);
         std::fill_n(s_.out, row_ * plan_.shape.value_dim, C(0));
@@ -201,20 +179,22 @@ class QueryTile {
     }
 
     void attend_keys(Index first, Index count) {
-        const TileRows<C> k(k_, first, count, s_.keys);
-        const TileRows<C> v(v_, first, count, s_.values);
-        const bool all_visible = first >= all_.begin && first + count <= all_.end;
-        if (all_visible)
+        const ScoreTile<C> tile{
+            kernels_, {at_.b, at_.h, at_.q, first}, queries_, count, s_.scores, row_, s_.hidden};
+        const Coverage flags = plan_.rules.coverage(tile);
+        if (flags == Coverage::none) return;
+        const TileRows<C> k(k_.slice(0, first, count), s_.keys);
+        const TileRows<C> v(v_.slice(0, first, count), s_.values);
+        const bool in_range = first >= all_.begin && first + count <= all_.end;
+        if (in_range)
             steps_.assign({{0, count}, 0, width_});
         else
             find_steps(first, count);
         for (const Step& step : steps_) compute_scores(k, step);
-        if (edits_each_)
-            edit_scores(first, count);
-        else if (!all_visible)
-            hide_keys(first, count);
+        edit_scores(tile, in_range, flags);
 
-        const bool poison = (edits_each_ || !all_visible || plan_.dropout.active()) &&
+        const bool all_seen = in_range && flags == Coverage::all && !changes_scores_;
+        const bool poison = (!all_seen || plan_.dropout.active()) &&
                             !kernels_.all_finite(v.data, v.stride, count, plan_.shape.value_dim);
         if (poison) std::copy_n(s_.scores, count * row_, s_.hidden);
         const int w = width_ - 1;
@@ -290,18 +270,14 @@ class QueryTile {
             plan_.shape.value_dim, s_.scores + step.keys.begin * row_ + lane, s_.out + lane, row_);
     }
 
-    /// Applies modifications and masks one by one and renews the maximum.
-    void edit_scores(Index first, Index count) {
-        for (Index j = 0; j < count; ++j) {
-            C* const scores = s_.scores + j * row_;
-            ScoreIndex at{at_.b, at_.h, at_.q, first + j};
-            for (Index i = 0; i < queries_; ++i, ++at.q) {
-                const bool visible = s_.range[i].contains(at.k) && plan_.rules.visible(at);
-                scores[i] = visible ? plan_.rules.modify(plan_.rules.cap(scores[i]), at)
-                                    : -std::numeric_limits<C>::infinity();
-            }
-        }
-        kernels_.row_max[width_ - 1](s_.scores, count, s_.tile_max);
+    /// Applies what changes or hides scores, stage by stage, and renews the maximum.
+    void edit_scores(const ScoreTile<C>& tile, bool in_range, Coverage flags) {
+        if (changes_scores_) plan_.rules.cap_tile(tile);
+        if (!in_range) hide_keys(tile.first.k, tile.keys);
+        if (flags == Coverage::some) plan_.rules.hide_tile(tile);
+        if (changes_scores_) plan_.rules.modify_tile(tile);
+        if (changes_scores_ || flags == Coverage::some)
+            kernels_.row_max[width_ - 1](s_.scores, tile.keys, s_.tile_max);
     }
 
     /// Hides the keys outside each query's interval and renews the maximum.
@@ -314,19 +290,20 @@ class QueryTile {
         kernels_.hide_outside[width_ - 1](s_.scores, count, s_.first_key, s_.end_key, s_.tile_max);
     }
 
+    [[nodiscard]] std::uint32_t head() const {
+        return static_cast<std::uint32_t>(at_.b * plan_.shape.heads + at_.h);
+    }
+
     [[nodiscard]] bool is_kept(Index i, Index key) const {
-        return plan_.dropout.keeps(static_cast<std::uint32_t>(at_.b * plan_.shape.heads + at_.h),
-                                   static_cast<std::uint32_t>(at_.q + i),
+        return plan_.dropout.keeps(head(), static_cast<std::uint32_t>(at_.q + i),
                                    static_cast<std::uint64_t>(key));
     }
 
     void drop_weights(Index first, Index count) {
-        const C scale = static_cast<C>(plan_.dropout.scale());
-        for (Index j = 0; j < count; ++j)
-            for (Index i = 0; i < queries_; ++i) {
-                C& weight = s_.scores[j * row_ + i];
-                weight = is_kept(i, first + j) ? weight * scale : C(0);
-            }
+        kernels_.drop(s_.scores, row_, count,
+                      plan_.dropout.tile(head(), static_cast<std::uint32_t>(at_.q),
+                                         static_cast<std::uint64_t>(first)),
+                      static_cast<C>(plan_.dropout.scale()));
     }
 
     /// Values that hold NaN or infinity where a query must not see them: the product runs over a
@@ -387,7 +364,7 @@ class QueryTile {
     Index queries_;
     Index row_;
     int width_;
-    bool edits_each_;  ///< scores are changed or hidden one by one, not by intervals
+    bool changes_scores_;
     TensorView<const typename decltype(Plan::k)::value_type, 2> k_;
     TensorView<const typename decltype(Plan::v)::value_type, 2> v_;
     C sink_;  ///< a score without a value that each query has seen before all keys

@@ -105,6 +105,7 @@ class QueryPosition {
     /// where its keys do.
     [[nodiscard]] QueryPosition within(const DocumentBounds& documents, std::size_t edge) const {
         QueryPosition result = *this;
+        if (documents.are_equal()) return result;
         result.documents_ = documents;
         result.edge_ = edge;
         return result;
@@ -117,6 +118,9 @@ class QueryPosition {
         const std::size_t bound = documents_.document_of(at.q) + edge_;
         return position + documents_.keys[bound] - documents_.queries[bound];
     }
+
+    /// Within a batch element, neighbouring queries are at neighbouring positions.
+    [[nodiscard]] bool is_consecutive() const { return !documents_.exist(); }
 
   private:
     Index offset_ = 0;

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <span>
 
-#include "heed/attention/geometry.hpp"
+#include "heed/attention/score_tile.hpp"
 #include "heed/tensor/broadcast.hpp"
 #include "heed/tensor/elementwise.hpp"
 
@@ -52,6 +52,27 @@ struct FlagRule {
     TensorView<const Flag, 4> tensor;
     [[nodiscard]] bool visible(const ScoreIndex& at) const {
         return static_cast<bool>(tensor(at.b, at.h, at.q, at.k)) == visible_value;
+    }
+    template <class C>
+    [[nodiscard]] Coverage coverage(const ScoreTile<C>& tile) const {
+        return coverage_of(tile.part_of(bytes()), visible_value);
+    }
+    template <class C>
+    void hide_tile(const ScoreTile<C>& tile) const {
+        const TensorView<const std::uint8_t, 2> flags = tile.part_of(bytes());
+        if (flags.has_contiguous_rows())
+            tile.kernels.hide_flagged(tile.scores, tile.row, flags.data(), flags.stride(0),
+                                      tile.queries, tile.keys, visible_value);
+        else
+            hide_each(*this, tile);
+    }
+
+  private:
+    /// A bool is a byte of value 0 or 1.
+    [[nodiscard]] TensorView<const std::uint8_t, 4> bytes() const {
+        static_assert(sizeof(Flag) == 1);
+        return {reinterpret_cast<const std::uint8_t*>(tensor.data()), tensor.shape(),
+                tensor.strides()};
     }
 };
 

@@ -67,6 +67,12 @@ struct T5Rule {
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
         return add_bias(score, tensor(bucket(at.k - position(at)), at.h));
     }
+    template <class C>
+    void modify_tile(const ScoreTile<C>& tile) const {
+        tile.add_by_distance(position, [&](Index distance) {
+            return convert<C>(tensor(bucket(-distance), tile.first.h));
+        });
+    }
 };
 
 /// The tokens of a window in rows of `width`. The row of the table for two tokens is the difference
@@ -108,7 +114,7 @@ struct T5Distances {
 /// [num_buckets, heads], the weight of `relative_attention_bias`; num_buckets must be 4 or more (2
 /// when not bidirectional; ShapeError), max_distance more than e (ArgumentError). Minus infinity in
 /// the table masks. T5 does not scale its scores: {.scale = 1}.
-/// Cost: a logarithm for each score of a distance between e and max_distance.
+/// Cost: a logarithm for each distance between e and max_distance, once a tile.
 /// Source: Raffel et al., arXiv 1910.10683, section 2.1; the rounding is that of Mesh TensorFlow
 /// and Hugging Face's T5Attention.
 template <StorageScalar T>

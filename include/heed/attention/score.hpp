@@ -22,6 +22,10 @@ struct SoftCapRule {
         const C limit = static_cast<C>(cap_value);
         return limit * std::tanh(score / limit);
     }
+    template <class C>
+    void cap_tile(const ScoreTile<C>& tile) const {
+        tile.kernels.soft_cap(tile.scores, tile.keys * tile.row, static_cast<C>(cap_value));
+    }
 };
 
 /// score + bias, or hidden by a bias of minus infinity.
@@ -41,6 +45,14 @@ struct BiasRule {
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
         return add_bias(score, tensor(at.b, at.h, at.q, at.k));
     }
+    template <class C>
+    [[nodiscard]] Coverage coverage(const ScoreTile<C>& tile) const {
+        return coverage_of(tile.part_of(tensor));
+    }
+    template <class C>
+    void modify_tile(const ScoreTile<C>& tile) const {
+        tile.add(tile.part_of(tensor));
+    }
 };
 
 template <class T>
@@ -51,6 +63,13 @@ struct AlibiRule {
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
         const Index distance = position(at) - at.k;
         return score - convert<C>(tensor(at.b, at.h)) * static_cast<C>(std::abs(distance));
+    }
+    template <class C>
+    void modify_tile(const ScoreTile<C>& tile) const {
+        const C slope = convert<C>(tensor(tile.first.b, tile.first.h));
+        tile.add_by_distance(position, [slope](Index distance) {
+            return -slope * static_cast<C>(std::abs(distance));
+        });
     }
 };
 

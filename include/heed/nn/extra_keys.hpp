@@ -33,8 +33,28 @@ struct ExtraKeysRule {
     [[nodiscard]] C sink(const ScoreIndex& row) const {
         return inner.template sink<C>(row);
     }
+
+    template <class C>
+    void cap_tile(const ScoreTile<C>& tile) const {
+        inner.cap_tile(tile);
+    }
+    template <class C>
+    void modify_tile(const ScoreTile<C>& tile) const {
+        if (tile.first.k < given) inner.modify_tile(tile.first_keys(given - tile.first.k));
+    }
+    template <class C>
+    void hide_tile(const ScoreTile<C>& tile) const {
+        if (extra == 0)
+            inner.hide_tile(tile);
+        else
+            hide_each(*this, tile);
+    }
+    template <class C>
+    [[nodiscard]] Coverage coverage(const ScoreTile<C>& tile) const {
+        return extra == 0 ? inner.coverage(tile) : Coverage::some;
+    }
+
     [[nodiscard]] bool changes_scores() const { return inner.changes_scores(); }
-    [[nodiscard]] bool has_flags() const { return extra > 0 || inner.has_flags(); }
 
     template <class Predicate>
     [[nodiscard]] bool any_tensor(const Predicate& predicate) const {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "heed/base/contract.hpp"
+#include "heed/simd/tile_kernels.hpp"
 #include "heed/tensor/checks.hpp"
 #include "heed/tensor/elementwise.hpp"
 #include "heed/tensor/philox.hpp"
@@ -45,6 +46,13 @@ class DropoutRule {
         const PhiloxCounter bits =
             philox({static_cast<std::uint32_t>(inner / 4), middle, outer, call_}, key_);
         return bits[inner % 4] >= threshold_;
+    }
+
+    /// What a kernel needs to know the same of all entries from the given one on. Only while
+    /// active.
+    [[nodiscard]] DropoutTile tile(std::uint32_t outer, std::uint32_t middle,
+                                   std::uint64_t inner) const {
+        return {key_, call_, outer, middle, inner, threshold_};
     }
 
   private:

@@ -3,10 +3,24 @@
 // The table that each instruction set fills in; plain function pointers, so that the loops above
 // are compiled once. Kernels know registers and rows, not heads, masks or batches.
 
+#include <cstdint>
+
 #include "heed/base/checked_size.hpp"
 #include "heed/base/isa.hpp"
+#include "heed/tensor/philox.hpp"
 
 namespace heed::inline v0::detail {
+
+/// Which weights of a tile does dropout keep? Those whose 32 random bits are at least `threshold`:
+/// word `key % 4` of Philox under the counter (key / 4, query, head, call).
+struct DropoutTile {
+    PhiloxKey philox_key;
+    std::uint32_t call;
+    std::uint32_t head;
+    std::uint32_t first_query;
+    std::uint64_t first_key;
+    std::uint64_t threshold;  ///< in [1, 2^32]
+};
 
 /// Queries lie on SIMD lanes: a tile is `width * lanes` queries wide, where width is 1, 2 or 3
 /// registers. Rows of tile buffers are `row` elements apart, a multiple of the lanes. Per-query
@@ -35,6 +49,21 @@ struct TileKernels {
     void (*hide_outside[max_tile_width])(T* scores, Index keys, const T* first_key,
                                          const T* end_key, T* tile_max);
 
+    /// scores[n] = cap * tanh(scores[n] / cap) for n < count, a multiple of the lanes.
+    void (*soft_cap)(T* scores, Index count, T cap);
+
+    /// scores[j][i] += bias[i][j] for i < queries and j < keys, minus infinity where either is;
+    /// bias's rows are `stride` apart.
+    void (*add_bias)(T* scores, Index row, const T* bias, Index stride, Index queries, Index keys);
+
+    /// scores[j][i] = minus infinity where flags[i][j], as truth, is not `visible`; else as before.
+    void (*hide_flagged)(T* scores, Index row, const std::uint8_t* flags, Index stride,
+                         Index queries, Index keys, bool visible);
+
+    /// scores[j][i] += bias[keys - 1 - j + i] for all lanes of a row, minus infinity where either
+    /// is: what depends on the distance of query and key alone. bias has keys - 1 + row elements.
+    void (*add_diagonals)(T* scores, Index row, Index keys, const T* bias);
+
     /// Raises max[i] to tile_max[i] where that is larger by more than a margin which exp cannot
     /// overflow, and writes factor[i] = exp(old max - new max). True when some maximum was raised.
     bool (*raise_max[max_tile_width])(const T* tile_max, T* max, T* factor);
@@ -42,6 +71,9 @@ struct TileKernels {
     /// scores[j][i] = exp(scores[j][i] - max[i]), exactly 0 for minus infinity and below the
     /// normal range; sum[i] += sum_j of them.
     void (*exponentiate[max_tile_width])(T* scores, Index keys, const T* max, T* sum);
+
+    /// weights[j][i] = scale * weights[j][i] where kept, else 0.
+    void (*drop)(T* weights, Index row, Index keys, const DropoutTile& dropout, T scale);
 
     /// rows[r][i] *= factor[i].
     void (*rescale[max_tile_width])(T* rows, Index count, const T* factor);

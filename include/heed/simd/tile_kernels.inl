@@ -122,20 +122,24 @@ void values(const T* v, Index stride, Index keys, Index value_dim, const T* weig
 // ---------------------------------------------------------------------------------------------
 // Online softmax (Milakov, Gimelshein, arXiv 1805.02867), per lane.
 
-/// 2^f for |f| <= 1/2. A polynomial with p(0) = 1 and the least greatest relative error, 2e-9
-/// before rounding.
-HEED_INLINE Pack<float> exp2_fraction(Pack<float> f) {
+/// (2^f - 1) / x for |f| <= 1/2 and x = exp2_argument(f). In float, 1 + p x is the polynomial of
+/// the least greatest relative error, 2e-9 before rounding.
+HEED_INLINE Pack<float> exp2_slope(Pack<float> f) {
     Pack<float> p = broadcast(1.5353362e-4f);
     p = broadcast(1.3398875e-3f) + p * f;
     p = broadcast(9.6184369e-3f) + p * f;
     p = broadcast(5.5503324e-2f) + p * f;
     p = broadcast(2.4022648e-1f) + p * f;
-    p = broadcast(6.9314718e-1f) + p * f;
-    return broadcast(1.0f) + p * f;
+    return broadcast(6.9314718e-1f) + p * f;
 }
-HEED_INLINE Pack<double> exp2_fraction(Pack<double> f) {
+HEED_INLINE Pack<float> exp2_argument(Pack<float> f) {
+    return f;
+}
+HEED_INLINE Pack<double> exp2_argument(Pack<double> f) {
+    return f * broadcast(0.69314718055994530942);
+}
+HEED_INLINE Pack<double> exp2_slope(Pack<double> t) {
     // Taylor series in t = f log 2, |t| <= 0.3466: the term of t^13 is below 2^-52.
-    const Pack<double> t = f * broadcast(0.69314718055994530942);
     Pack<double> p = broadcast(1.0 / 479001600.0);
     p = broadcast(1.0 / 39916800.0) + p * t;
     p = broadcast(1.0 / 3628800.0) + p * t;
@@ -147,8 +151,14 @@ HEED_INLINE Pack<double> exp2_fraction(Pack<double> f) {
     p = broadcast(1.0 / 24.0) + p * t;
     p = broadcast(1.0 / 6.0) + p * t;
     p = broadcast(0.5) + p * t;
-    p = broadcast(1.0) + p * t;
     return broadcast(1.0) + p * t;
+}
+
+/// 2^f for |f| <= 1/2.
+template <class T>
+HEED_INLINE Pack<T> exp2_fraction(Pack<T> f) {
+    const Pack<T> x = exp2_argument(f);
+    return broadcast(T(1)) + exp2_slope(x) * x;
 }
 
 template <class T>
@@ -173,8 +183,8 @@ HEED_INLINE Pack<float> exp2(Pack<float> x) {
         x, broadcast(-126.0f), not_less, static_cast<unsigned short>(-1), current_rounding);
     const Pack<float> whole = __builtin_ia32_rndscaleps_mask(
         x, nearest, x, static_cast<unsigned short>(-1), current_rounding);
-    return __builtin_ia32_scalefps512_mask(exp2_fraction(x - whole), whole, Pack<float>{}, normal,
-                                           current_rounding);
+    return __builtin_ia32_scalefps512_mask(exp2_fraction<float>(x - whole), whole, Pack<float>{},
+                                           normal, current_rounding);
 }
 HEED_INLINE Pack<double> exp2(Pack<double> x) {
     constexpr int nearest = 8, not_less = 5, current_rounding = 4;
@@ -182,8 +192,8 @@ HEED_INLINE Pack<double> exp2(Pack<double> x) {
         x, broadcast(-1022.0), not_less, static_cast<unsigned char>(-1), current_rounding);
     const Pack<double> whole = __builtin_ia32_rndscalepd_mask(
         x, nearest, x, static_cast<unsigned char>(-1), current_rounding);
-    return __builtin_ia32_scalefpd512_mask(exp2_fraction(x - whole), whole, Pack<double>{}, normal,
-                                           current_rounding);
+    return __builtin_ia32_scalefpd512_mask(exp2_fraction<double>(x - whole), whole, Pack<double>{},
+                                           normal, current_rounding);
 }
 #else
 template <class T>
@@ -194,7 +204,7 @@ HEED_INLINE Pack<T> exp2_of(Pack<T> x) {
     const Pack<T> shifted = inside + broadcast(rounding_magic<T>);
     const Pack<T> whole = shifted - broadcast(rounding_magic<T>);
     const Pack<T> power = (Pack<T>)((Bits<T>)shifted << mantissa_bits<T>);
-    return exp2_fraction(inside - whole) * power;
+    return exp2_fraction<T>(inside - whole) * power;
 }
 HEED_INLINE Pack<float> exp2(Pack<float> x) {
     return exp2_of<float>(x);
@@ -206,6 +216,49 @@ HEED_INLINE Pack<double> exp2(Pack<double> x) {
 
 template <class T>
 inline constexpr T log2_e = T(1.4426950408889634074);
+
+// ---------------------------------------------------------------------------------------------
+// Changes of scores.
+
+/// tanh x = E / (E + 2) with E = exp(2x) - 1 = 2^n (2^f - 1) + (2^n - 1), which keeps its relative
+/// precision near 0. Beyond the bounds it is 1; the comparisons keep NaN.
+template <class T>
+HEED_INLINE Pack<T> tanh(Pack<T> x) {
+    const Pack<T> bound = broadcast(sizeof(T) == 4 ? T(10) : T(20));
+    x = x > bound ? bound : x;
+    x = x < -bound ? -bound : x;
+    const Pack<T> exponent = x * broadcast(2 * log2_e<T>);
+    const Pack<T> shifted = exponent + broadcast(rounding_magic<T>);
+    const Pack<T> argument = exp2_argument(exponent - (shifted - broadcast(rounding_magic<T>)));
+    const Pack<T> power = (Pack<T>)((Bits<T>)shifted << mantissa_bits<T>);
+    const Pack<T> fraction = exp2_slope(argument) * argument;
+    const Pack<T> e = (power - broadcast(T(1))) + power * fraction;
+    return e / (e + broadcast(T(2)));
+}
+
+template <class T>
+void soft_cap(T* scores, Index count, T cap) {
+    const Pack<T> limit = broadcast(cap);
+    for (Index n = 0; n < count; n += lanes<T>)
+        store(scores + n, limit * tanh<T>(load(scores + n) / limit));
+}
+
+/// score + bias, hidden where either is.
+template <class T>
+HEED_INLINE Pack<T> add_or_hide(Pack<T> score, Pack<T> bias) {
+    const Pack<T> hidden = broadcast(-std::numeric_limits<T>::infinity());
+    const Pack<T> sum = bias == hidden ? hidden : score + bias;
+    return score == hidden ? hidden : sum;
+}
+
+template <class T>
+void add_diagonals(T* scores, Index row, Index keys, const T* bias) {
+    for (Index j = 0; j < keys; ++j)
+        for (Index i = 0; i < row; i += lanes<T>) {
+            T* const place = scores + j * row + i;
+            store(place, add_or_hide<T>(load(place), load(bias + keys - 1 - j + i)));
+        }
+}
 
 template <int width, class T>
 void row_max(const T* scores, Index keys, T* tile_max) {
@@ -324,6 +377,96 @@ void rescale(T* rows, Index count, const T* factor) {
 }
 
 // ---------------------------------------------------------------------------------------------
+// Dropout: Philox4x32-10 (tensor/philox.hpp) for one counter to each lane.
+
+/// 64-bit lanes whose low halves are the 32-bit words of Philox; the high halves hold anything.
+typedef std::uint64_t Words __attribute__((vector_size(HEED_VECTOR_BYTES)));
+
+HEED_INLINE Words words(std::uint64_t value) {
+    return value - Words{};
+}
+
+/// The 64-bit products of the low halves. GCC does not see by itself that one instruction does it.
+HEED_INLINE Words multiply_low_halves(Words a, Words b) {
+#if HEED_HAS_X86_KERNELS && !defined(__clang__) && HEED_VECTOR_BYTES == 64
+    typedef int Halves __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    typedef long long Products __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    return (Words)__builtin_ia32_pmuludq512_mask((Halves)a, (Halves)b, Products{},
+                                                 static_cast<unsigned char>(-1));
+#elif HEED_HAS_X86_KERNELS && !defined(__clang__) && HEED_VECTOR_BYTES == 32
+    typedef int Halves __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    return (Words)__builtin_ia32_pmuludq256((Halves)a, (Halves)b);
+#elif HEED_HAS_X86_KERNELS && !defined(__clang__)
+    typedef int Halves __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    return (Words)__builtin_ia32_pmuludq128((Halves)a, (Halves)b);
+#else
+    const Words low = words(0xffffffffu);
+    return (a & low) * (b & low);
+#endif
+}
+
+HEED_INLINE void philox_rounds(Words* counter, PhiloxKey key) {
+    for (int round = 0; round < 10; ++round) {
+        const Words product0 = multiply_low_halves(counter[0], words(0xD2511F53));
+        const Words product1 = multiply_low_halves(counter[2], words(0xCD9E8D57));
+        counter[0] = (product1 >> 32) ^ counter[1] ^ words(key[0]);
+        counter[1] = product1;
+        counter[2] = (product0 >> 32) ^ counter[3] ^ words(key[1]);
+        counter[3] = product0;
+        key[0] += 0x9E3779B9;
+        key[1] += 0xBB67AE85;
+    }
+}
+
+/// The four words of one block of keys for a register of queries, in the type of its lanes.
+HEED_INLINE void random_words(const DropoutTile& at, std::uint64_t block, std::uint32_t query,
+                              Words* bits, float /*lane type*/) {
+    Words even[4], odd[4], offsets;
+    for (int i = 0; i < lanes<double>; ++i) offsets[i] = 2 * static_cast<std::uint64_t>(i);
+    const Words queries = offsets + words(query);
+    for (int word = 0; word < 4; ++word)
+        even[word] = odd[word] = words(word == 0 ? block : word == 2 ? at.head : at.call);
+    even[1] = queries;
+    odd[1] = queries + words(1);
+    philox_rounds(even, at.philox_key);
+    philox_rounds(odd, at.philox_key);
+    for (int word = 0; word < 4; ++word)
+        bits[word] = (even[word] & words(0xffffffffu)) | (odd[word] << 32);
+}
+HEED_INLINE void random_words(const DropoutTile& at, std::uint64_t block, std::uint32_t query,
+                              Words* bits, double /*lane type*/) {
+    Words offsets;
+    for (int i = 0; i < lanes<double>; ++i) offsets[i] = static_cast<std::uint64_t>(i);
+    bits[0] = words(block);
+    bits[1] = offsets + words(query);
+    bits[2] = words(at.head);
+    bits[3] = words(at.call);
+    philox_rounds(bits, at.philox_key);
+    for (int word = 0; word < 4; ++word) bits[word] &= words(0xffffffffu);
+}
+
+template <class T>
+void drop(T* weights, Index row, Index keys, const DropoutTile& at, T scale) {
+    typedef std::make_unsigned_t<std::remove_reference_t<decltype(Bits<T>{}[0])>> Unsigned
+        __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    // At least `threshold` is more than threshold - 1, which has 32 bits even for 2^32.
+    const Unsigned last_dropped = static_cast<std::uint32_t>(at.threshold - 1) - Unsigned{};
+    const std::uint64_t end_key = at.first_key + static_cast<std::uint64_t>(keys);
+    for (std::uint64_t block = at.first_key / 4; block * 4 < end_key; ++block)
+        for (Index i = 0; i < row; i += lanes<T>) {
+            Words bits[4];
+            random_words(at, block, at.first_query + static_cast<std::uint32_t>(i), bits, T());
+            for (std::uint64_t word = 0; word < 4; ++word) {
+                const std::uint64_t key = block * 4 + word;
+                if (key < at.first_key || key >= end_key) continue;
+                T* const place = weights + static_cast<Index>(key - at.first_key) * row + i;
+                const auto kept = (Unsigned)bits[word] > last_dropped;
+                store(place, kept ? load(place) * broadcast(scale) : Pack<T>{});
+            }
+        }
+}
+
+// ---------------------------------------------------------------------------------------------
 // Between rows of the caller (one query after another) and lanes (one query beside another).
 
 /// Element j of the result: bit `step` of j chooses between a[j] and b[j - step].
@@ -393,6 +536,74 @@ HEED_INLINE void transpose(const T* from, Index from_stride, Index rows, Index c
     }
 }
 
+/// A square of biases, one query a row: those of the caller, or what his flags stand for.
+template <class T>
+HEED_INLINE void load_biases(const T* bias, Index stride, Pack<T> /*hidden*/, bool /*visible*/,
+                             Pack<T>* square) {
+#pragma GCC unroll 16
+    for (int r = 0; r < lanes<T>; ++r) square[r] = load(bias + r * stride);
+}
+template <class T>
+HEED_INLINE void load_biases(const std::uint8_t* flags, Index stride, Pack<T> hidden, bool visible,
+                             Pack<T>* square) {
+    typedef std::uint8_t Bytes __attribute__((vector_size(lanes<T>)));
+    typedef std::uint8_t AnyBytes __attribute__((vector_size(lanes<T>), aligned(1), may_alias));
+#pragma GCC unroll 16
+    for (int r = 0; r < lanes<T>; ++r) {
+        const Bytes bytes = *reinterpret_cast<const AnyBytes*>(flags + r * stride);
+        const auto shown = (__builtin_convertvector(bytes, Bits<T>) != Bits<T>{});
+        square[r] = shown ? (visible ? Pack<T>{} : hidden) : (visible ? hidden : Pack<T>{});
+    }
+}
+template <class T>
+HEED_INLINE T bias_of(T bias, bool /*visible*/) {
+    return bias;
+}
+template <class T>
+HEED_INLINE T bias_of(std::uint8_t flag, bool visible) {
+    return (flag != 0) == visible ? T(0) : -std::numeric_limits<T>::infinity();
+}
+
+/// scores[j][i] += bias[i][j], hidden where either is; square by square.
+template <class T, class Source>
+HEED_INLINE void add_transposed(T* scores, Index row, const Source* bias, Index stride,
+                                Index queries, Index keys, bool visible) {
+    constexpr int n = lanes<T>;
+    const T infinity = std::numeric_limits<T>::infinity();
+    const Pack<T> hidden = broadcast(-infinity);
+    for (Index j = 0; j < keys; j += n)
+        for (Index i = 0; i < queries; i += n) {
+            const Source* const from = bias + i * stride + j;
+            T* const to = scores + j * row + i;
+            if (queries - i >= n && keys - j >= n) {
+                Pack<T> square[n];
+                load_biases<T>(from, stride, hidden, visible, square);
+                transpose_square<T>(square);
+#pragma GCC unroll 16
+                for (int r = 0; r < n; ++r)
+                    store(to + r * row, add_or_hide<T>(load(to + r * row), square[r]));
+                continue;
+            }
+            for (Index r = 0; r < keys - j && r < n; ++r)
+                for (Index c = 0; c < queries - i && c < n; ++c) {
+                    T& score = to[r * row + c];
+                    const T added = bias_of<T>(from[c * stride + r], visible);
+                    score = score == -infinity || added == -infinity ? -infinity : score + added;
+                }
+        }
+}
+
+template <class T>
+void add_bias(T* scores, Index row, const T* bias, Index stride, Index queries, Index keys) {
+    add_transposed<T>(scores, row, bias, stride, queries, keys, true);
+}
+
+template <class T>
+void hide_flagged(T* scores, Index row, const std::uint8_t* flags, Index stride, Index queries,
+                  Index keys, bool visible) {
+    add_transposed<T>(scores, row, flags, stride, queries, keys, visible);
+}
+
 template <class T>
 void load_queries(const T* q, Index stride, Index queries, Index head_dim, T scale, T* tile,
                   Index row) {
@@ -423,8 +634,13 @@ inline constexpr TileKernels<T> table = {
     {scores<1, T>, scores<2, T>, scores<3, T>},
     {row_max<1, T>, row_max<2, T>, row_max<3, T>},
     {hide_outside<1, T>, hide_outside<2, T>, hide_outside<3, T>},
+    soft_cap<T>,
+    add_bias<T>,
+    hide_flagged<T>,
+    add_diagonals<T>,
     {raise_max<1, T>, raise_max<2, T>, raise_max<3, T>},
     {exponentiate<1, T>, exponentiate<2, T>, exponentiate<3, T>},
+    drop<T>,
     {rescale<1, T>, rescale<2, T>, rescale<3, T>},
     all_finite<T>,
     {values<1, T>, values<2, T>, values<3, T>},
