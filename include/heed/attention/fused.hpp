@@ -4,47 +4,16 @@
 // memory grows with the tile, not with the sequence. Reads q, k, v and masks, writes out and lse.
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <utility>
 
 #include "heed/attention/plan.hpp"
+#include "heed/attention/tiling.hpp"
 #include "heed/simd/dispatch.hpp"
 
 namespace heed::inline v0 {
 namespace detail {
-
-/// Keys per tile: the tile of scores, the queries and the output stay in the nearest caches. Tiles
-/// begin at multiples of it on the key axis, whatever a mask shows: the steps of the online
-/// softmax, and with them the bits of the result, then depend on the visible keys alone, not on how
-/// a sequence was cut into calls.
-inline constexpr Index key_tile = 128;
-
-/// The query tiles of a sequence: as few as possible of at most three registers, balanced, so that
-/// 4 registers become 2 + 2 and not 3 + 1.
-class QueryTiling {
-  public:
-    QueryTiling(Index queries, int lanes)
-        : lanes_(lanes),
-          registers_((queries + lanes - 1) / lanes),
-          tiles_((registers_ + max_tile_width - 1) / max_tile_width) {}
-
-    [[nodiscard]] Index count() const { return tiles_; }
-    [[nodiscard]] Index begin(Index tile) const { return first_register(tile) * lanes_; }
-    [[nodiscard]] int width(Index tile) const {
-        return static_cast<int>(first_register(tile + 1) - first_register(tile));
-    }
-
-  private:
-    [[nodiscard]] Index first_register(Index tile) const {
-        return tile * (registers_ / tiles_) + std::min(tile, registers_ % tiles_);
-    }
-
-    Index lanes_;
-    Index registers_;
-    Index tiles_;
-};
 
 /// Scratch of one worker: one tile of each kind, and one row for each quantity per query.
 template <class C>
@@ -94,33 +63,6 @@ struct FusedScratch {
     static constexpr Index range_elements = row * static_cast<Index>(sizeof(KeyRange) / sizeof(C));
 };
 
-/// A short list without an allocation.
-template <class T, std::size_t Capacity>
-class StackVector {
-  public:
-    void clear() { size_ = 0; }
-    void push_back(const T& value) { values_[size_++] = value; }
-    /// Keeps an ascending list ascending.
-    void insert_sorted(const T& value) {
-        std::size_t place = size_++;
-        for (; place > 0 && value < values_[place - 1]; --place)
-            values_[place] = values_[place - 1];
-        values_[place] = value;
-    }
-    void assign(const T& value) {
-        clear();
-        push_back(value);
-    }
-    [[nodiscard]] std::size_t size() const { return size_; }
-    [[nodiscard]] const T& operator[](std::size_t i) const { return values_[i]; }
-    [[nodiscard]] const T* begin() const { return values_.data(); }
-    [[nodiscard]] const T* end() const { return values_.data() + size_; }
-
-  private:
-    std::array<T, Capacity> values_{};
-    std::size_t size_ = 0;
-};
-
 /// One tile of queries of one head, from scores to rows of the output.
 template <class Plan, class C>
 class QueryTile {
@@ -141,10 +83,7 @@ class QueryTile {
 
     void run() {
         load();
-        for (Index j = some_.begin, next; j < some_.end; j = next) {
-            next = std::min((j / key_tile + 1) * key_tile, some_.end);
-            attend_keys(j, next - j);
-        }
+        ranges_.for_each_key_tile([this](Index first, Index count) { attend_keys(first, count); });
         store();
     }
 
@@ -166,16 +105,7 @@ class QueryTile {
         std::fill_n(s_.out, row_ * plan_.shape.value_dim, C(0));
         std::fill_n(s_.max, row_, sink_);
         std::fill_n(s_.sum, row_, has_sink() ? C(1) : C(0));
-        some_ = {plan_.shape.kv_len, 0};
-        all_ = {0, plan_.shape.kv_len};
-        for (Index i = 0; i < queries_; ++i) {
-            const KeyRange range =
-                plan_.rules.range({at_.b, at_.h, at_.q + i, 0}, {0, plan_.shape.kv_len});
-            s_.range[i] = range;
-            all_ = all_.intersect(range);
-            if (range.is_empty()) continue;
-            some_ = {std::min(some_.begin, range.begin), std::max(some_.end, range.end)};
-        }
+        ranges_ = TileRanges(plan_.rules, at_, queries_, plan_.shape.kv_len, s_.range);
     }
 
     void attend_keys(Index first, Index count) {
@@ -185,12 +115,9 @@ class QueryTile {
         if (flags == Coverage::none) return;
         const TileRows<C> k(k_.slice(0, first, count), s_.keys);
         const TileRows<C> v(v_.slice(0, first, count), s_.values);
-        const bool in_range = first >= all_.begin && first + count <= all_.end;
-        if (in_range)
-            steps_.assign({{0, count}, 0, width_});
-        else
-            find_steps(first, count);
-        for (const Step& step : steps_) compute_scores(k, step);
+        const bool in_range = ranges_.all_see(first, count);
+        ranges_.find_steps(first, count, kernels_.lanes, width_, steps_);
+        for (const TileStep& step : steps_) compute_scores(k, step);
         edit_scores(tile, in_range, flags);
 
         const bool all_seen = in_range && flags == Coverage::all && !changes_scores_;
@@ -200,7 +127,7 @@ class QueryTile {
         const int w = width_ - 1;
         // Before the first keys there is nothing to rescale but the exponential of a sink.
         if (kernels_.raise_max[w](s_.tile_max, s_.max, s_.factor) &&
-            (first > some_.begin || has_sink())) {
+            (first > ranges_.some().begin || has_sink())) {
             kernels_.rescale[w](s_.sum, 1, s_.factor);
             kernels_.rescale[w](s_.out, plan_.shape.value_dim, s_.factor);
         }
@@ -209,53 +136,10 @@ class QueryTile {
         if (poison)
             accumulate_poisoned(v, first, count);
         else
-            for (const Step& step : steps_) accumulate_values(v.data, v.stride, step);
+            for (const TileStep& step : steps_) accumulate_values(v.data, v.stride, step);
     }
 
-    /// Keys of a tile (counted from its first) and the registers of queries that see some of them.
-    struct Step {
-        KeyRange keys;
-        int first_register;
-        int end_register;
-    };
-
-    /// Cuts a partial tile where a register's queries begin or cease to see keys, so that the
-    /// products leave out the corners behind a causal or window edge.
-    void find_steps(Index first, Index count) {
-        std::array<KeyRange, max_tile_width> seen{};
-        StackVector<Index, 2 * max_tile_width> cuts;
-        for (int r = 0; r < width_; ++r) {
-            seen[static_cast<std::size_t>(r)] = seen_by_register(r, first, count);
-            cuts.insert_sorted(seen[static_cast<std::size_t>(r)].begin);
-            cuts.insert_sorted(seen[static_cast<std::size_t>(r)].end);
-        }
-        steps_.clear();
-        for (std::size_t c = 0; c + 1 < cuts.size(); ++c) {
-            Step step{{cuts[c], cuts[c + 1]}, width_, 0};
-            if (step.keys.is_empty()) continue;
-            for (int r = 0; r < width_; ++r) {
-                const KeyRange& keys = seen[static_cast<std::size_t>(r)];
-                if (keys.begin > step.keys.begin || keys.end < step.keys.end) continue;
-                step.first_register = std::min(step.first_register, r);
-                step.end_register = r + 1;
-            }
-            if (step.first_register < step.end_register) steps_.push_back(step);
-        }
-    }
-
-    /// The keys of a tile, counted from its first, that some query of a register sees.
-    [[nodiscard]] KeyRange seen_by_register(int r, Index first, Index count) const {
-        KeyRange seen{count, 0};
-        const Index end = std::min<Index>((r + 1) * kernels_.lanes, queries_);
-        for (Index i = r * kernels_.lanes; i < end; ++i) {
-            const KeyRange keys = s_.range[i].intersect({first, first + count});
-            if (keys.is_empty()) continue;
-            seen = {std::min(seen.begin, keys.begin - first), std::max(seen.end, keys.end - first)};
-        }
-        return seen.is_empty() ? KeyRange{0, 0} : seen;
-    }
-
-    void compute_scores(const TileRows<C>& k, const Step& step) {
+    void compute_scores(const TileRows<C>& k, const TileStep& step) {
         const Index lane = step.first_register * kernels_.lanes;
         kernels_.scores[step.end_register - step.first_register - 1](
             k.data + step.keys.begin * k.stride, k.stride, step.keys.end - step.keys.begin,
@@ -263,7 +147,7 @@ class QueryTile {
             row_, s_.tile_max + lane);
     }
 
-    void accumulate_values(const C* v, Index stride, const Step& step) {
+    void accumulate_values(const C* v, Index stride, const TileStep& step) {
         const Index lane = step.first_register * kernels_.lanes;
         kernels_.values[step.end_register - step.first_register - 1](
             v + step.keys.begin * stride, stride, step.keys.end - step.keys.begin,
@@ -283,7 +167,7 @@ class QueryTile {
     /// Hides the keys outside each query's interval and renews the maximum.
     void hide_keys(Index first, Index count) {
         for (Index i = 0; i < row_; ++i) {
-            const KeyRange range = i < queries_ ? s_.range[i] : KeyRange{};
+            const KeyRange range = ranges_.of(i);
             s_.first_key[i] = static_cast<C>(std::clamp<Index>(range.begin - first, 0, count));
             s_.end_key[i] = static_cast<C>(std::clamp<Index>(range.end - first, 0, count));
         }
@@ -316,7 +200,7 @@ class QueryTile {
                 const C value = v.data[j * v.stride + c];
                 s_.values[j * features + c] = std::isfinite(value) ? value : C(0);
             }
-        for (const Step& step : steps_) accumulate_values(s_.values, features, step);
+        for (const TileStep& step : steps_) accumulate_values(s_.values, features, step);
         const auto all = v_;
         for (Index j = 0; j < count; ++j)
             for (Index c = 0; c < features; ++c) {
@@ -367,10 +251,9 @@ class QueryTile {
     bool changes_scores_;
     TensorView<const typename decltype(Plan::k)::value_type, 2> k_;
     TensorView<const typename decltype(Plan::v)::value_type, 2> v_;
-    C sink_;  ///< a score without a value that each query has seen before all keys
-    StackVector<Step, 2 * max_tile_width> steps_;  ///< of the key tile at work
-    KeyRange some_{};  ///< beyond it no query sees a key, as far as intervals tell
-    KeyRange all_{};   ///< within it every query sees every key, as far as intervals tell
+    C sink_;             ///< a score without a value that each query has seen before all keys
+    TileRanges ranges_;  ///< which keys the queries see
+    TileSteps steps_;    ///< of the key tile at work
 };
 
 /// One worker is worth waking for this many multiply-adds, a few tens of microseconds.
