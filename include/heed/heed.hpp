@@ -2,6 +2,7 @@
 // All of heed but io/: tensors, operations, attention, modules.
 // Files and pictures (heed/io/*.hpp) bring further dependencies and are included by name.
 
+#include "heed/attention/explain.hpp"
 #include "heed/attention/scaled_dot_product_attention.hpp"
 #include "heed/base/config.hpp"
 #include "heed/base/contract.hpp"

@@ -11,29 +11,15 @@
 
 #include "heed/base/thread_pool.hpp"
 #include "heed/heed.hpp"
+#include "support/isas.hpp"
 
 namespace {
 
 using heed::Index;
 using heed::Isa;
 using heed::Tensor;
-
-std::vector<Isa> isas() {
-    std::vector<Isa> supported;
-    for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512})
-        if (heed::isa_is_supported(isa)) supported.push_back(isa);
-    return supported;
-}
-
-/// Forces an instruction set for a scope.
-class WithIsa {
-  public:
-    explicit WithIsa(Isa isa) : before_(heed::current_isa()) { heed::use_isa(isa); }
-    ~WithIsa() { heed::use_isa(before_); }
-
-  private:
-    Isa before_;
-};
+using support::isas;
+using support::WithIsa;
 
 template <class T>
 struct Inputs {

@@ -58,13 +58,21 @@ template <class Q, class K, class V>
             .value_dim = v.extent(3)};
 }
 
-/// Checks the outputs that are wanted: shapes, strides, overlap with inputs and with each other.
+/// The output must have its shape and a place of its own.
 template <class Q, class K, class V, class Rules>
-void check_outputs(const AttentionPlan<Q, K, V, Rules>& p) {
+void check_output(const AttentionPlan<Q, K, V, Rules>& p) {
+    const AttentionShape& s = p.shape;
+    require_output(sdpa_name, "out", p.out, {s.batch, s.heads, s.q_len, s.value_dim}, p.q, p.k,
+                   p.v);
+}
+
+/// Checks the further outputs that are wanted: shapes, strides, overlap with inputs and with each
+/// other.
+template <class Q, class K, class V, class Rules>
+void check_wanted_outputs(const AttentionPlan<Q, K, V, Rules>& p) {
     const AttentionShape& s = p.shape;
     const auto& [out, lse, weights, scores] =
         std::tie(p.out, p.options.lse, p.options.weights, p.options.scores);
-    require_output(sdpa_name, "out", out, {s.batch, s.heads, s.q_len, s.value_dim}, p.q, p.k, p.v);
     if (is_wanted(weights))
         require_output(sdpa_name, "weights", weights, score_shape(s), p.q, p.k, p.v, out);
     if (is_wanted(scores))
@@ -113,15 +121,32 @@ template <class C>
     return converted;
 }
 
-/// Checks everything and resolves every default. Throws ShapeError or ArgumentError.
-template <class Q, class K, class V, ScorePart Mask>
-[[nodiscard]] auto make_plan(TensorView<const Q, 4> q, TensorView<const K, 4> k,
-                             TensorView<const V, 4> v, TensorView<Q, 4> out, const Mask& mask,
-                             const AttentionOptions<Q>& options) {
+/// Everything the options name must fit: outputs, the tensors of the masks, the workspace.
+template <class Q, class K, class V, class Rules>
+void check_options(const AttentionPlan<Q, K, V, Rules>& p) {
+    check_wanted_outputs(p);
+    check_mask_tensors(p);
+    check_workspace(p);
+}
+
+/// The sizes of inputs that fit each other and exist. Throws ShapeError or ArgumentError.
+template <class Q, class K, class V>
+[[nodiscard]] AttentionShape checked_inputs(TensorView<const Q, 4> q, TensorView<const K, 4> k,
+                                            TensorView<const V, 4> v) {
     const AttentionShape shape = attention_shape(q, k, v);
     require_memory(sdpa_name, "q", q);
     require_memory(sdpa_name, "k", k);
     require_memory(sdpa_name, "v", v);
+    return shape;
+}
+
+/// Binds the masks and resolves every default; views are not checked yet. Throws ShapeError or
+/// ArgumentError.
+template <class Q, class K, class V, ScorePart Mask>
+[[nodiscard]] auto bind_plan(const AttentionShape& shape, TensorView<const Q, 4> q,
+                             TensorView<const K, 4> k, TensorView<const V, 4> v,
+                             TensorView<Q, 4> out, const Mask& mask,
+                             const AttentionOptions<Q>& options) {
     auto rules = from_parts(parts_of(mask)).bind(shape);
     AttentionPlan<Q, K, V, decltype(rules)> plan{
         shape,
@@ -139,9 +164,17 @@ template <class Q, class K, class V, ScorePart Mask>
         (shape.q_len > longest || shape.kv_len > longest || shape.batch > longest / shape.heads))
         fail<ShapeError>(sdpa_name, "dropout needs q_len, kv_len and batch * heads below 2^32; ",
                          "found ", score_shape(shape));
-    check_outputs(plan);
-    check_mask_tensors(plan);
-    check_workspace(plan);
+    return plan;
+}
+
+/// Checks everything and resolves every default. Throws ShapeError or ArgumentError.
+template <class Q, class K, class V, ScorePart Mask>
+[[nodiscard]] auto make_plan(TensorView<const Q, 4> q, TensorView<const K, 4> k,
+                             TensorView<const V, 4> v, TensorView<Q, 4> out, const Mask& mask,
+                             const AttentionOptions<Q>& options) {
+    auto plan = bind_plan(checked_inputs(q, k, v), q, k, v, out, mask, options);
+    check_output(plan);
+    check_options(plan);
     return plan;
 }
 

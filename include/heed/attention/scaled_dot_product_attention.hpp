@@ -39,6 +39,26 @@ template <StorageScalar T>
 
 namespace detail {
 
+/// Who computes an attention, on which path and in how much memory.
+template <class T>
+struct Execution {
+    bool row_by_row;  ///< by the definition, because weights or scores are asked for
+    ProcessExecutor::Held process = ProcessExecutor::get();
+    ExecutorRef executor;
+    std::size_t scratch_bytes;
+
+    Execution(const AttentionShape& shape, const AttentionOptions<T>& options)
+        : row_by_row(is_wanted(options.weights) || is_wanted(options.scores)),
+          executor(options.executor.value_or(process.executor)) {
+        if (useful_workers(shape, executor.concurrency()) == 1) executor = serial;
+        scratch_bytes = attention_workspace_bytes<T>(shape, row_by_row, executor.concurrency());
+        const std::size_t given = options.workspace.size();
+        if (given != 0 && given < scratch_bytes)
+            fail<ArgumentError>(sdpa_name, "the workspace must have at least ", scratch_bytes,
+                                " bytes; found ", given);
+    }
+};
+
 /// The caller's workspace, aligned, or memory of its own when none was given.
 class Scratch {
   public:
@@ -47,9 +67,6 @@ class Scratch {
             owned_ = std::make_unique_for_overwrite<std::byte[]>(needed);
             workspace = {owned_.get(), needed};
         }
-        if (workspace.size() < needed)
-            fail<ArgumentError>(sdpa_name, "the workspace must have at least ", needed,
-                                " bytes; found ", workspace.size());
         void* begin = workspace.data();
         std::size_t space = workspace.size();
         memory_ = std::align(scratch_alignment, needed - scratch_alignment, begin, space);
@@ -109,18 +126,13 @@ void scaled_dot_product_attention(const Q& q, const K& k, const V& v, Out&& out,
                   "AttendWhere{mask}, BlockWhere{mask} or AdditiveBias{mask}");
     const auto plan = detail::make_plan(read(q), read(k), read(v),
                                         TensorView<T, 4>(std::forward<Out>(out)), mask, options);
-    const bool row_by_row = detail::is_wanted(options.weights) || detail::is_wanted(options.scores);
-    const detail::ProcessExecutor::Held process = detail::ProcessExecutor::get();
-    ExecutorRef executor = options.executor.value_or(process.executor);
-    if (detail::useful_workers(plan.shape, executor.concurrency()) == 1) executor = serial;
-    const detail::Scratch scratch(
-        attention_workspace_bytes<T>(plan.shape, row_by_row, executor.concurrency()),
-        options.workspace);
+    const detail::Execution<T> execution(plan.shape, options);
+    const detail::Scratch scratch(execution.scratch_bytes, options.workspace);
     using C = ComputeType<T>;
-    if (row_by_row)
+    if (execution.row_by_row)
         detail::textbook_attention(plan, scratch.as<C>());
     else
-        detail::fused_attention(plan, executor, scratch.as<C>());
+        detail::fused_attention(plan, execution.executor, scratch.as<C>());
 }
 
 /// The same, returning a new tensor [batch, heads, q_len, value_dim].
