@@ -9,6 +9,7 @@
 
 #include "heed/base/contract.hpp"
 #include "heed/base/thread_pool.hpp"
+#include "support/allocation_counter.hpp"
 
 namespace {
 
@@ -116,6 +117,28 @@ TEST(ThreadPool, ServesSeveralCallersAtOnce) {
             }
         });
     for (std::thread& caller : callers) caller.join();
+}
+
+// Also while the pool's threads are kept from coming to the loops that they are to help with.
+TEST(ThreadPool, LoopsAllocateNothing) {
+    ThreadPool pool(2);
+    std::atomic<int> blocked{0};
+    std::atomic<bool> released{false};
+    const auto block = [&](Index, int) {
+        ++blocked;
+        released.wait(false);
+    };
+    std::thread other([&] { pool.parallel_for(2, block); });
+    while (blocked < 2) std::this_thread::yield();
+    std::atomic<int> runs{0};
+    const auto count = [&](Index, int) { ++runs; };
+    const support::AllocationCounter counter;
+    for (int loop = 0; loop < 300; ++loop) pool.parallel_for(4, count);
+    EXPECT_EQ(counter.count(), 0u);
+    EXPECT_EQ(runs, 1200);
+    released = true;
+    released.notify_all();
+    other.join();
 }
 
 TEST(ThreadPool, RefusesImpossibleNumbersOfThreads) {

@@ -25,11 +25,12 @@ namespace heed::inline v0 {
 ///
 /// A loop that is started inside a task of any ThreadPool runs on that task's thread alone, so
 /// nested calls neither multiply threads nor wait for each other. Several threads may use one pool
-/// at the same time.
+/// at the same time. A loop allocates nothing.
 class ThreadPool {
   public:
     /// Starts threads - 1 threads. Throws ArgumentError unless threads is in [1, 1024].
     explicit ThreadPool(int threads) : threads_(checked(threads)) {
+        for (Loop& loop : loops_) free_.push_back(&loop);
         if (threads > 1) pool_ = std::make_unique<Eigen::ThreadPool>(threads - 1);
     }
 
@@ -38,7 +39,9 @@ class ThreadPool {
     void parallel_for(Index count, ParallelTask task) {
         const int helpers = static_cast<int>(std::min<Index>(threads_, count)) - 1;
         if (helpers < 1 || inside_task()) return serial.parallel_for(count, task);
-        Loop& loop = take_loop();
+        Loop* const taken = take_loop();
+        if (taken == nullptr) return serial.parallel_for(count, task);
+        Loop& loop = *taken;
         loop.begin(count, task, helpers);
         for (int i = 0; i < helpers; ++i)
             pool_->Schedule([this, &loop] {
@@ -106,17 +109,14 @@ class ThreadPool {
         std::exception_ptr error_;
     };
 
-    /// A loop that nobody uses. Loops are kept, so that steady calls allocate nothing.
-    Loop& take_loop() {
+    /// A loop that nobody uses. None when helpers have not come for so many of them that the
+    /// threads have other things to do.
+    Loop* take_loop() {
         const std::lock_guard lock(mutex_);
-        if (free_.empty()) {
-            loops_.push_back(std::make_unique<Loop>());
-            free_.reserve(loops_.size());
-            return *loops_.back();
-        }
+        if (free_.empty()) return nullptr;
         Loop* const loop = free_.back();
         free_.pop_back();
-        return *loop;
+        return loop;
     }
     void give_back(Loop& loop) {
         const std::lock_guard lock(mutex_);
@@ -137,8 +137,8 @@ class ThreadPool {
 
     int threads_;
     std::mutex mutex_;
-    std::vector<std::unique_ptr<Loop>> loops_;
-    std::vector<Loop*> free_;
+    std::vector<Loop> loops_ = std::vector<Loop>(64);
+    std::vector<Loop*> free_;                  ///< of them, never more than at first
     std::unique_ptr<Eigen::ThreadPool> pool_;  ///< last, so that its threads end before the rest
 };
 
