@@ -4,8 +4,11 @@
 // memory grows with the tile, not with the sequence. Reads q, k, v and masks, writes out and lse.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <span>
 #include <utility>
 
 #include "heed/attention/plan.hpp"
@@ -15,23 +18,33 @@
 namespace heed::inline v0 {
 namespace detail {
 
-/// Scratch of one worker: one tile of each kind, and one row for each quantity per query.
+/// Queries that pass over the keys together, so that a tile of keys that is far away or must be
+/// widened is fetched once for all of them.
 template <class C>
-struct FusedScratch {
+inline constexpr Index group_queries = 768 / static_cast<Index>(sizeof(C));
+
+/// The part of the scratch that belongs to one tile of queries.
+template <class C>
+struct QueryTileScratch {
     C* queries;  ///< [head_dim][lane]
-    C* scores;   ///< [key][lane], then the weights
-    C* hidden;   ///< scratch of the rules, then a copy of the scores of a tile that holds poison
     C* out;      ///< [value_dim][lane]
-    C* keys;     ///< [key][head_dim], when keys cannot be read in place
-    C* values;   ///< [key][value_dim], when values cannot be read in place
-    C* rows;     ///< [lane][value_dim], when out cannot be written in place
     C* max;      ///< per query, as all that follow
     C* sum;
-    C* tile_max;
+    KeyRange* range;
+};
+
+/// Scratch of one worker: the tiles of a group of queries, and what they use one after another.
+template <class C>
+struct FusedScratch {
+    C* scores;    ///< [key][lane], then the weights
+    C* hidden;    ///< scratch of the rules, then a copy of the scores of a tile that holds poison
+    C* keys;      ///< [key][head_dim], when keys cannot be read in place
+    C* values;    ///< [key][value_dim], when values cannot be read in place or hold poison
+    C* rows;      ///< [lane][value_dim], when out cannot be written in place
+    C* tile_max;  ///< per query of a tile, as all that follow
     C* factor;
     C* first_key;
     C* end_key;
-    KeyRange* range;
 
     static constexpr Index row = max_tile_width * 64 / static_cast<Index>(sizeof(C));
 
@@ -40,118 +53,213 @@ struct FusedScratch {
         const auto size = [](Index n) {
             return CheckedSize<>("attention_workspace_bytes", static_cast<std::uint64_t>(n));
         };
-        const auto per_feature = static_cast<std::uint64_t>(row + key_tile);
-        return size(s.head_dim) * per_feature +
-               (size(s.value_dim) * (per_feature + static_cast<std::uint64_t>(row))).bytes() +
-               static_cast<std::uint64_t>(2 * key_tile * row + 6 * row + range_elements);
+        const auto unsigned_of = [](Index n) { return static_cast<std::uint64_t>(n); };
+        return size(s.head_dim) * unsigned_of(group_queries<C> + key_tile) +
+               (size(s.value_dim) * unsigned_of(group_queries<C> + key_tile + row)).bytes() +
+               unsigned_of(2 * key_tile * row + 4 * row + group_queries<C> * (2 + range_elements));
     }
 
-    FusedScratch(const AttentionShape& s, C* memory) {
+    FusedScratch(const AttentionShape& s, C* memory) : head_dim_(s.head_dim) {
         const auto take = [&memory](Index count) { return std::exchange(memory, memory + count); };
-        queries = take(row * s.head_dim);
         scores = take(row * key_tile);
         hidden = take(row * key_tile);
-        out = take(row * s.value_dim);
-        for (C** state : {&max, &sum, &tile_max, &factor, &first_key, &end_key}) *state = take(row);
-        range = reinterpret_cast<KeyRange*>(take(range_elements));
+        for (C** state : {&tile_max, &factor, &first_key, &end_key}) *state = take(row);
         keys = take(s.head_dim * key_tile);
         values = take(s.value_dim * key_tile);
         rows = take(s.value_dim * row);
+        group_ = {take(group_queries<C> * s.head_dim), take(group_queries<C> * s.value_dim),
+                  take(group_queries<C>), take(group_queries<C>),
+                  reinterpret_cast<KeyRange*>(take(group_queries<C> * range_elements))};
+        value_dim_ = s.value_dim;
+    }
+
+    /// The scratch of a tile before which the group has so many lanes.
+    [[nodiscard]] QueryTileScratch<C> tile(Index lane) const {
+        return {group_.queries + lane * head_dim_, group_.out + lane * value_dim_,
+                group_.max + lane, group_.sum + lane, group_.range + lane};
     }
 
   private:
-    static constexpr Index range_elements = row * static_cast<Index>(sizeof(KeyRange) / sizeof(C));
+    static constexpr Index range_elements = static_cast<Index>(sizeof(KeyRange) / sizeof(C));
+
+    QueryTileScratch<C> group_;
+    Index head_dim_;
+    Index value_dim_;
+};
+
+/// A tile of keys and values of one head, ready for the kernels.
+template <class Plan, class C>
+class KeyTile {
+  public:
+    using Key = typename decltype(Plan::k)::value_type;
+    using Value = typename decltype(Plan::v)::value_type;
+
+    KeyTile(const TileKernels<C>& kernels, TensorView<const Key, 2> k, TensorView<const Value, 2> v,
+            KeyRange keys, const FusedScratch<C>& scratch)
+        : kernels_(kernels),
+          scratch_(scratch),
+          all_values_(v),
+          keys_(keys),
+          k_(k.slice(0, keys.begin, size()), scratch.keys),
+          v_(v.slice(0, keys.begin, size()), scratch.values) {}
+
+    [[nodiscard]] KeyRange keys() const { return keys_; }
+    [[nodiscard]] TileRows<C> keys_from(Index key) const { return k_.from(key - keys_.begin); }
+    [[nodiscard]] TileRows<C> values_from(Index key) const { return v_.from(key - keys_.begin); }
+
+    /// A value as the caller has it.
+    [[nodiscard]] C value(Index key, Index feature) const {
+        return static_cast<C>(all_values_(key, feature));
+    }
+
+    /// Whether some value is NaN or infinite. Once asked, the values for the kernels have zeros in
+    /// their place, in a copy: whoever sees such a value must add it.
+    [[nodiscard]] bool take_poison_out() {
+        if (poison_ == Poison::unknown) {
+            const bool none =
+                kernels_.all_finite(v_.data, v_.stride, size(), all_values_.extent(1));
+            poison_ = none ? Poison::none : Poison::out;
+            if (!none) copy_finite_values();
+        }
+        return poison_is_out();
+    }
+    [[nodiscard]] bool poison_is_out() const { return poison_ == Poison::out; }
+
+  private:
+    [[nodiscard]] Index size() const { return keys_.end - keys_.begin; }
+
+    void copy_finite_values() {
+        const Index features = all_values_.extent(1);
+        for (Index j = 0; j < size(); ++j)
+            for (Index c = 0; c < features; ++c) {
+                const C value = v_.data[j * v_.stride + c];
+                scratch_.values[j * features + c] = std::isfinite(value) ? value : C(0);
+            }
+        v_ = {scratch_.values, features};
+    }
+
+    const TileKernels<C>& kernels_;
+    const FusedScratch<C>& scratch_;
+    TensorView<const Value, 2> all_values_;
+    KeyRange keys_;
+    TileRows<C> k_;
+    TileRows<C> v_;
+    enum class Poison { unknown, none, out } poison_ = Poison::unknown;
 };
 
 /// One tile of queries of one head, from scores to rows of the output.
 template <class Plan, class C>
 class QueryTile {
   public:
+    using Keys = KeyTile<Plan, C>;
+
     QueryTile(const Plan& plan, const TileKernels<C>& kernels, const FusedScratch<C>& scratch,
-              Index b, Index h, Index first_query, int width)
+              const QueryTileScratch<C>& own, const ScoreIndex& first, int width)
         : plan_(plan),
           kernels_(kernels),
           s_(scratch),
-          at_{b, h, first_query, 0},
-          queries_(std::min<Index>(width * kernels.lanes, plan.shape.q_len - first_query)),
+          own_(own),
+          at_(first),
+          queries_(std::min<Index>(width * kernels.lanes, plan.shape.q_len - first.q)),
           row_(width * kernels.lanes),
           width_(width),
           changes_scores_(plan.rules.changes_scores()),
-          k_(plan.k.select(0, b).select(0, kv_head())),
-          v_(plan.v.select(0, b).select(0, kv_head())),
           sink_(plan.rules.template sink<C>(at_)) {}
 
-    void run() {
-        load();
-        ranges_.for_each_key_tile([this](Index first, Index count) { attend_keys(first, count); });
-        store();
-    }
-
-  private:
-    [[nodiscard]] Index kv_head() const {
-        return at_.h / (plan_.shape.heads / plan_.shape.kv_heads);
-    }
-
-    [[nodiscard]] bool has_sink() const { return sink_ > -std::numeric_limits<C>::infinity(); }
+    /// Beyond it no query sees a key, as far as intervals tell.
+    [[nodiscard]] const KeyRange& some() const { return ranges_.some(); }
 
     /// Transposes the queries onto lanes, clears the state and asks the masks which keys matter.
     void load() {
         const TensorView<const typename decltype(plan_.q)::value_type, 2> q =
             plan_.q.select(0, at_.b).select(0, at_.h);
-        // The place for keys is free until the first of them; a tile has more keys than queries.
+        // The place for keys is free until the first of them, and a tile has more keys than
+        // queries.
         const TileRows<C> rows(q.slice(0, at_.q, queries_), s_.keys);
         kernels_.load_queries(rows.data, rows.stride, queries_, plan_.shape.head_dim, plan_.scale,
-                              s_.queries, row_);
-        std::fill_n(s_.out, row_ * plan_.shape.value_dim, C(0));
-        std::fill_n(s_.max, row_, sink_);
-        std::fill_n(s_.sum, row_, has_sink() ? C(1) : C(0));
-        ranges_ = TileRanges(plan_.rules, at_, queries_, plan_.shape.kv_len, s_.range);
+                              own_.queries, row_);
+        std::fill_n(own_.out, row_ * plan_.shape.value_dim, C(0));
+        std::fill_n(own_.max, row_, sink_);
+        std::fill_n(own_.sum, row_, has_sink() ? C(1) : C(0));
+        ranges_ = TileRanges(plan_.rules, at_, queries_, plan_.shape.kv_len, own_.range);
     }
 
-    void attend_keys(Index first, Index count) {
+    /// One step of the online softmax, over the keys of a tile that some query may see.
+    void attend(Keys& tile_of_keys) {
+        const auto [first, end] = some().intersect(tile_of_keys.keys());
+        if (first >= end) return;
+        const Index count = end - first;
         const ScoreTile<C> tile{
             kernels_, {at_.b, at_.h, at_.q, first}, queries_, count, s_.scores, row_, s_.hidden};
         const Coverage flags = plan_.rules.coverage(tile);
         if (flags == Coverage::none) return;
-        const TileRows<C> k(k_.slice(0, first, count), s_.keys);
-        const TileRows<C> v(v_.slice(0, first, count), s_.values);
         const bool in_range = ranges_.all_see(first, count);
         ranges_.find_steps(first, count, kernels_.lanes, width_, steps_);
+        const TileRows<C> k = tile_of_keys.keys_from(first);
         for (const TileStep& step : steps_) compute_scores(k, step);
         edit_scores(tile, in_range, flags);
 
-        const bool all_seen = in_range && flags == Coverage::all && !changes_scores_;
-        const bool poison = (!all_seen || plan_.dropout.active()) &&
-                            !kernels_.all_finite(v.data, v.stride, count, plan_.shape.value_dim);
+        // Where every query sees every key, poison is theirs, and the product spreads it.
+        const bool all_seen =
+            in_range && flags == Coverage::all && !changes_scores_ && !plan_.dropout.active();
+        const bool poison =
+            all_seen ? tile_of_keys.poison_is_out() : tile_of_keys.take_poison_out();
         if (poison) std::copy_n(s_.scores, count * row_, s_.hidden);
         const int w = width_ - 1;
         // Before the first keys there is nothing to rescale but the exponential of a sink.
-        if (kernels_.raise_max[w](s_.tile_max, s_.max, s_.factor) &&
-            (first > ranges_.some().begin || has_sink())) {
-            kernels_.rescale[w](s_.sum, 1, s_.factor);
-            kernels_.rescale[w](s_.out, plan_.shape.value_dim, s_.factor);
+        if (kernels_.raise_max[w](s_.tile_max, own_.max, s_.factor) &&
+            (first > some().begin || has_sink())) {
+            kernels_.rescale[w](own_.sum, 1, s_.factor);
+            kernels_.rescale[w](own_.out, plan_.shape.value_dim, s_.factor);
         }
-        kernels_.exponentiate[w](s_.scores, count, s_.max, s_.sum);
+        kernels_.exponentiate[w](s_.scores, count, own_.max, own_.sum);
         if (plan_.dropout.active()) drop_weights(first, count);
-        if (poison)
-            accumulate_poisoned(v, first, count);
-        else
-            for (const TileStep& step : steps_) accumulate_values(v.data, v.stride, step);
+        const TileRows<C> v = tile_of_keys.values_from(first);
+        for (const TileStep& step : steps_) accumulate_values(v, step);
+        if (poison) add_poison(tile_of_keys, first, count);
     }
+
+    /// Divides by the sums and writes the rows of the output and the log-sum-exp.
+    void store() {
+        using T = typename decltype(plan_.out)::value_type;
+        const TensorView<T, 2> out =
+            plan_.out.select(0, at_.b).select(0, at_.h).slice(0, at_.q, queries_);
+        const Index features = plan_.shape.value_dim;
+        bool in_place = false;
+        if constexpr (std::is_same_v<T, C>) in_place = out.has_contiguous_rows();
+        if (in_place) {
+            if constexpr (std::is_same_v<T, C>)
+                kernels_.finish(own_.out, row_, features, queries_, own_.sum, out.data(),
+                                out.stride(0));
+        } else {
+            kernels_.finish(own_.out, row_, features, queries_, own_.sum, s_.rows, features);
+            copy(TensorView<const C, 2>(s_.rows, Shape<2>(queries_, features)), out);
+        }
+        if (!is_wanted(plan_.options.lse)) return;
+        // Without a visible key, -inf + log(0) is -inf; with nothing but NaN, -inf + NaN is NaN.
+        constexpr C infinity = std::numeric_limits<C>::infinity();
+        for (Index i = 0; i < queries_; ++i)
+            plan_.options.lse(at_.b, at_.h, at_.q + i) =
+                own_.max[i] == infinity ? infinity : own_.max[i] + std::log(own_.sum[i]);
+    }
+
+  private:
+    [[nodiscard]] bool has_sink() const { return sink_ > -std::numeric_limits<C>::infinity(); }
 
     void compute_scores(const TileRows<C>& k, const TileStep& step) {
         const Index lane = step.first_register * kernels_.lanes;
         kernels_.scores[step.end_register - step.first_register - 1](
             k.data + step.keys.begin * k.stride, k.stride, step.keys.end - step.keys.begin,
-            plan_.shape.head_dim, s_.queries + lane, s_.scores + step.keys.begin * row_ + lane,
+            plan_.shape.head_dim, own_.queries + lane, s_.scores + step.keys.begin * row_ + lane,
             row_, s_.tile_max + lane);
     }
 
-    void accumulate_values(const C* v, Index stride, const TileStep& step) {
+    void accumulate_values(const TileRows<C>& v, const TileStep& step) {
         const Index lane = step.first_register * kernels_.lanes;
         kernels_.values[step.end_register - step.first_register - 1](
-            v + step.keys.begin * stride, stride, step.keys.end - step.keys.begin,
-            plan_.shape.value_dim, s_.scores + step.keys.begin * row_ + lane, s_.out + lane, row_);
+            v.data + step.keys.begin * v.stride, v.stride, step.keys.end - step.keys.begin,
+            plan_.shape.value_dim, s_.scores + step.keys.begin * row_ + lane, own_.out + lane,
+            row_);
     }
 
     /// Applies what changes or hides scores, stage by stage, and renews the maximum.
@@ -190,22 +298,13 @@ class QueryTile {
                       static_cast<C>(plan_.dropout.scale()));
     }
 
-    /// Values that hold NaN or infinity where a query must not see them: the product runs over a
-    /// copy with zeros in their place (same bits as with any finite number there), and each such
-    /// element is then added for the queries that do see it.
-    void accumulate_poisoned(const TileRows<C>& v, Index first, Index count) {
-        const Index features = plan_.shape.value_dim;
+    /// Adds the values that were taken out, for the queries that see them: a query that must not
+    /// keeps the bits that it has with any finite number there.
+    void add_poison(const Keys& keys, Index first, Index count) {
         for (Index j = 0; j < count; ++j)
-            for (Index c = 0; c < features; ++c) {
-                const C value = v.data[j * v.stride + c];
-                s_.values[j * features + c] = std::isfinite(value) ? value : C(0);
-            }
-        for (const TileStep& step : steps_) accumulate_values(s_.values, features, step);
-        const auto all = v_;
-        for (Index j = 0; j < count; ++j)
-            for (Index c = 0; c < features; ++c) {
-                const C value = static_cast<C>(all(first + j, c));
-                if (!std::isfinite(value)) add_poison(value, first, j, s_.out + c * row_);
+            for (Index c = 0; c < plan_.shape.value_dim; ++c) {
+                const C value = keys.value(first + j, c);
+                if (!std::isfinite(value)) add_poison(value, first, j, own_.out + c * row_);
             }
     }
 
@@ -217,40 +316,15 @@ class QueryTile {
         }
     }
 
-    /// Divides by the sums and writes the rows of the output and the log-sum-exp.
-    void store() {
-        using T = typename decltype(plan_.out)::value_type;
-        const TensorView<T, 2> out =
-            plan_.out.select(0, at_.b).select(0, at_.h).slice(0, at_.q, queries_);
-        const Index features = plan_.shape.value_dim;
-        bool in_place = false;
-        if constexpr (std::is_same_v<T, C>) in_place = out.has_contiguous_rows();
-        if (in_place) {
-            if constexpr (std::is_same_v<T, C>)
-                kernels_.finish(s_.out, row_, features, queries_, s_.sum, out.data(),
-                                out.stride(0));
-        } else {
-            kernels_.finish(s_.out, row_, features, queries_, s_.sum, s_.rows, features);
-            copy(TensorView<const C, 2>(s_.rows, Shape<2>(queries_, features)), out);
-        }
-        if (!is_wanted(plan_.options.lse)) return;
-        // Without a visible key, -inf + log(0) is -inf; with nothing but NaN, -inf + NaN is NaN.
-        constexpr C infinity = std::numeric_limits<C>::infinity();
-        for (Index i = 0; i < queries_; ++i)
-            plan_.options.lse(at_.b, at_.h, at_.q + i) =
-                s_.max[i] == infinity ? infinity : s_.max[i] + std::log(s_.sum[i]);
-    }
-
     const Plan& plan_;
     const TileKernels<C>& kernels_;
     const FusedScratch<C>& s_;
+    QueryTileScratch<C> own_;
     ScoreIndex at_;  ///< the first query
     Index queries_;
     Index row_;
     int width_;
     bool changes_scores_;
-    TensorView<const typename decltype(Plan::k)::value_type, 2> k_;
-    TensorView<const typename decltype(Plan::v)::value_type, 2> v_;
     C sink_;             ///< a score without a value that each query has seen before all keys
     TileRanges ranges_;  ///< which keys the queries see
     TileSteps steps_;    ///< of the key tile at work
@@ -267,6 +341,65 @@ inline constexpr double least_work_per_worker = 1e6;
     return work < 2 * least_work_per_worker ? 1 : concurrency;
 }
 
+/// Keys and values of a head up to this size stay in the second-level cache from one tile of
+/// queries to the next.
+inline constexpr Index near_cache_bytes = Index{512} << 10;
+
+/// How many query tiles pass over the keys together: one where the keys are near and read in place,
+/// else as many as the scratch holds, unless workers would be left without a group.
+template <class Plan>
+[[nodiscard]] Index tiles_of_group(const Plan& plan, const QueryTiling& tiling, int lanes,
+                                   int workers) {
+    using C = decltype(plan.scale);
+    const AttentionShape& s = plan.shape;
+    const bool in_place = TileRows<C>::is_in_place(plan.k) && TileRows<C>::is_in_place(plan.v);
+    const double bytes =
+        static_cast<double>(s.kv_len) * static_cast<double>(s.head_dim + s.value_dim) * sizeof(C);
+    if (in_place && bytes <= near_cache_bytes) return 1;
+    Index group = group_queries<C> / (max_tile_width * lanes);
+    const auto groups = [&] { return s.batch * s.heads * ((tiling.count() + group - 1) / group); };
+    while (workers > 1 && group > 1 && groups() < 4 * workers) group /= 2;
+    return group;
+}
+
+/// Query tiles [begin, end) of a sequence.
+struct TileRange {
+    Index begin;
+    Index end;
+    [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(end - begin); }
+};
+
+/// A group has most tiles where registers hold two numbers.
+inline constexpr std::size_t max_group_tiles = 16;
+
+/// Query tiles of one head that pass over the keys together.
+template <class Plan, class C>
+void attend_group(const Plan& plan, const TileKernels<C>& kernels, const FusedScratch<C>& scratch,
+                  Index b, Index h, const QueryTiling& tiling, TileRange range) {
+    using Tile = QueryTile<Plan, C>;
+    std::array<std::optional<Tile>, max_group_tiles> memory;
+    const std::span<std::optional<Tile>> tiles(memory.data(), range.size());
+    KeyRange some{plan.shape.kv_len, 0};
+    Index lane = 0;
+    for (Index t = range.begin; t < range.end; ++t) {
+        std::optional<Tile>& tile = tiles[static_cast<std::size_t>(t - range.begin)];
+        tile.emplace(plan, kernels, scratch, scratch.tile(lane),
+                     ScoreIndex{b, h, tiling.begin(t), 0}, tiling.width(t));
+        tile->load();
+        lane += tiling.width(t) * kernels.lanes;
+        if (tile->some().is_empty()) continue;
+        some = {std::min(some.begin, tile->some().begin), std::max(some.end, tile->some().end)};
+    }
+    const Index kv_head = h / (plan.shape.heads / plan.shape.kv_heads);
+    for (Index j = some.begin, next; j < some.end; j = next) {
+        next = std::min((j / key_tile + 1) * key_tile, some.end);
+        KeyTile<Plan, C> keys(kernels, plan.k.select(0, b).select(0, kv_head),
+                              plan.v.select(0, b).select(0, kv_head), {j, next}, scratch);
+        for (std::optional<Tile>& tile : tiles) tile->attend(keys);
+    }
+    for (std::optional<Tile>& tile : tiles) tile->store();
+}
+
 /// Attention tile by tile, the tiles shared out among the workers. `memory` holds
 /// FusedScratch::element_count elements for each worker.
 /// Cost: 2 * (head_dim + value_dim) operations for each pair of query and key in a tile that is
@@ -277,16 +410,17 @@ void fused_attention(const Plan& plan, const ExecutorRef& executor, C* memory) {
     const TileKernels<C>& kernels = tile_kernels<C>();
     const Index per_worker = FusedScratch<C>::element_count(s).index();
     const QueryTiling tiling(s.q_len, kernels.lanes);
+    const Index group = tiles_of_group(plan, tiling, kernels.lanes, executor.concurrency());
+    const Index groups = (tiling.count() + group - 1) / group;
     const auto run = [&](Index index, int worker) {
         const FusedScratch<C> scratch(s, memory + worker * per_worker);
         // Last tiles first: under a causal mask they are the longest.
-        const Index tile = tiling.count() - 1 - index % tiling.count();
-        const Index head = index / tiling.count();
-        QueryTile<Plan, C>(plan, kernels, scratch, head / s.heads, head % s.heads,
-                           tiling.begin(tile), tiling.width(tile))
-            .run();
+        const Index first = (groups - 1 - index % groups) * group;
+        const Index head = index / groups;
+        attend_group(plan, kernels, scratch, head / s.heads, head % s.heads, tiling,
+                     {first, std::min(first + group, tiling.count())});
     };
-    executor.parallel_for(s.batch * s.heads * tiling.count(), run);
+    executor.parallel_for(s.batch * s.heads * groups, run);
 }
 
 }  // namespace detail

@@ -105,7 +105,6 @@ class QueryPosition {
     /// where its keys do.
     [[nodiscard]] QueryPosition within(const DocumentBounds& documents, std::size_t edge) const {
         QueryPosition result = *this;
-        if (documents.are_equal()) return result;
         result.documents_ = documents;
         result.edge_ = edge;
         return result;

@@ -22,10 +22,12 @@ struct TileRows {
     const C* data;
     Index stride;
 
+    TileRows(const C* first, Index row_stride) : data(first), stride(row_stride) {}
+
     template <class T>
     TileRows(TensorView<const T, 2> rows, C* scratch) {
         if constexpr (std::is_same_v<T, C>) {
-            if (rows.has_contiguous_rows()) {
+            if (is_in_place(rows)) {
                 data = rows.data();
                 stride = rows.stride(0);
                 return;
@@ -35,6 +37,14 @@ struct TileRows {
         data = scratch;
         stride = rows.extent(1);
     }
+
+    template <class T, int Rank>
+    [[nodiscard]] static bool is_in_place(TensorView<const T, Rank> rows) {
+        return std::is_same_v<T, C> && rows.has_contiguous_rows();
+    }
+
+    /// The rows after the first `count`.
+    [[nodiscard]] TileRows from(Index count) const { return {data + count * stride, stride}; }
 };
 
 /// How much of a tile some rule shows.
