@@ -9,6 +9,7 @@
 
 #include "attention/attend.hpp"
 #include "attention/random_case.hpp"
+#include "heed/heed.hpp"
 #include "support/allocation_counter.hpp"
 
 namespace {
@@ -61,6 +62,103 @@ TEST(Workspace, OfTheCallerIsAllTheMemoryThatIsUsed) {
     expect_no_allocation<float>();
     expect_no_allocation<double>();
     expect_no_allocation<heed::half>();
+}
+
+/// Data for one part of each kind, for 4 heads and 144 queries and keys, a window of 12 x 12.
+struct EveryPart {
+    static constexpr AttentionShape shape{2, 4, 2, 144, 144, 12, 9};
+    support::Random random;
+    std::vector<Index> lengths{100, 144}, documents{0, 50, 50, 144}, offsets{3, -3};
+    Tensor<bool, 4> flags = attend::flags(random, heed::Shape<4>(2, 1, 144, 144), 0.8);
+    Tensor<bool, 2> keys = attend::flags(random, heed::Shape<2>(2, 144), 0.8);
+    Tensor<float, 4> bias = attend::normals<float, 4>(random, {1, 4, 144, 144});
+    Tensor<heed::half, 2> narrow_bias = attend::normals<heed::half, 2>(random, {144, 144});
+    Tensor<float, 1> slopes = attend::normals<float, 1>(random, {4});
+    Tensor<float, 2> t5 = attend::normals<float, 2>(random, {32, 4});
+    Tensor<float, 2> swin = attend::normals<float, 2>(random, {23 * 23, 4});
+    Tensor<float, 1> sinks = attend::normals<float, 1>(random, {4});
+
+    /// Calls visit(name, make), where make() returns the part anew, as a caller would write it.
+    template <class Visit>
+    void for_each(const Visit& visit) const {
+        visit("nothing", [] { return heed::NoMask{}; });
+        visit("Causal", [] { return heed::Causal::bottom_right(); });
+        visit("Causal of offsets", [this] { return heed::Causal::offsets(offsets); });
+        visit("SlidingWindow", [] { return heed::SlidingWindow{.left = 9, .right = 70}; });
+        visit("KeyLengths", [this] { return heed::KeyLengths{lengths}; });
+        visit("Documents", [this] { return heed::Documents{documents}; });
+        visit("AttendWhere", [this] { return heed::AttendWhere{flags}; });
+        visit("BlockWhere", [this] { return heed::BlockWhere{flags}; });
+        visit("attend_keys", [this] { return heed::attend_keys(keys); });
+        visit("block_keys", [this] { return heed::block_keys(keys); });
+        visit("AdditiveBias", [this] { return heed::AdditiveBias{bias}; });
+        visit("AdditiveBias of half", [this] { return heed::AdditiveBias{narrow_bias}; });
+        visit("Alibi", [this] { return heed::Alibi{slopes}; });
+        visit("T5Bias", [this] { return heed::T5Bias{t5}; });
+        visit("SwinBias", [this] { return heed::SwinBias{swin, 12}; });
+        visit("Sinks", [this] { return heed::Sinks{sinks}; });
+        visit("SoftCap", [] { return heed::SoftCap{3}; });
+        visit("a function", [] { return attend::Tilt{0.25}; });
+        visit("most of them", [this] {
+            return heed::Documents{documents} & heed::Causal::bottom_right() &
+                   heed::SlidingWindow{.left = 30} & heed::AttendWhere{flags} &
+                   heed::AdditiveBias{bias} & heed::Alibi{slopes} & heed::T5Bias{t5} &
+                   heed::SwinBias{swin, 12} & heed::Sinks{sinks} & heed::SoftCap{3} &
+                   attend::Tilt{0.25};
+        });
+    }
+};
+
+/// The second call of each part, on both paths, with dropout and without, must not allocate.
+template <class T>
+void expect_no_part_allocates(heed::ExecutorRef executor, bool strided) {
+    const EveryPart parts;
+    const AttentionShape& s = parts.shape;
+    support::Random random;
+    const attend::Inputs<T> in(random, s);
+    // Keys by feature: their rows are gathered.
+    const Tensor<T, 4> by_feature({s.batch, s.kv_heads, s.head_dim, s.kv_len});
+    const auto k = strided ? by_feature.view().transpose(2, 3) : in.k.view();
+    Tensor<T, 4> out({s.batch, s.heads, s.q_len, s.value_dim});
+    Tensor<T, 4> weights({s.batch, s.heads, s.q_len, s.kv_len});
+    Tensor<heed::ComputeType<T>, 3> lse({s.batch, s.heads, s.q_len});
+    std::vector<std::byte> workspace(
+        heed::attention_workspace_bytes<T>(s, true, executor.concurrency()));
+    parts.for_each([&](const char* name, const auto& make) {
+        for (const double dropout : {0.0, 0.3})
+            for (const bool rich : {false, true}) {
+                const auto run = [&] {
+                    heed::AttentionOptions<T> options{
+                        .dropout = {.probability = dropout, .seed = 1},
+                        .lse = lse,
+                        .executor = executor,
+                        .workspace = workspace};
+                    if (rich) options.weights = weights;
+                    heed::scaled_dot_product_attention(in.q, k, in.v, out, make(), options);
+                };
+                run();
+                const support::AllocationCounter counter;
+                run();
+                EXPECT_EQ(counter.count(), 0u)
+                    << name << ", dropout " << dropout << ", weights asked for: " << rich;
+            }
+    });
+}
+
+TEST(Workspace, NoPartAllocatesOnTheCallersThread) {
+    expect_no_part_allocates<float>(heed::serial, false);
+    expect_no_part_allocates<float>(heed::serial, true);
+    expect_no_part_allocates<double>(heed::serial, false);
+    expect_no_part_allocates<heed::bfloat16>(heed::serial, false);
+}
+
+TEST(Workspace, NoPartAllocatesInAThreadPool) {
+    heed::ThreadPool pool(3);
+    ASSERT_EQ(heed::explain<float>(EveryPart::shape, heed::NoMask{}, {.executor = pool}).workers,
+              3);
+    expect_no_part_allocates<float>(pool, false);
+    expect_no_part_allocates<double>(pool, true);
+    expect_no_part_allocates<heed::half>(pool, false);
 }
 
 // At every address within a cache line; exactly as large as asked for, behind it a guard.

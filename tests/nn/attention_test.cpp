@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 
+#include "heed/base/thread_pool.hpp"
 #include "nn/nn_support.hpp"
 #include "nn/reference.hpp"
 #include "support/allocation_counter.hpp"
@@ -332,6 +333,12 @@ TYPED_TEST(ScaledDotProductAttentionTest, AllocatesNothingInSteadyState) {
               0u);
     attend.train();
     EXPECT_EQ(allocations_in_steady_state(attend, large, small, NoMask{}), 0u);
+
+    // With the threads of the process as well.
+    const Heads<T> worth_it(random, {2, 4, 2, 130, 150, 32, 32});
+    heed::set_num_threads(2);
+    EXPECT_EQ(allocations_in_steady_state(attend, worth_it, small, Causal::bottom_right()), 0u);
+    heed::set_num_threads(1);
 
     // The counter does count: without a kept workspace each call allocates.
     Written<T> out(large);
