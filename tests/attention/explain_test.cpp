@@ -280,12 +280,12 @@ TEST(Explain, CountsWhatTheKernelsAreAskedFor) {
             std::vector<float> memory(heed::detail::FusedScratch<float>::element_count(s).bytes());
             const heed::detail::FusedScratch<float> scratch(s, memory.data());
             const heed::detail::QueryTiling tiling(s.q_len, kernels.lanes);
+            const Index group = random.integer(1, 2);
             for (Index b = 0; b < s.batch; ++b)
                 for (Index h = 0; h < s.heads; ++h)
-                    for (Index t = 0; t < tiling.count(); ++t)
-                        heed::detail::QueryTile<decltype(plan), float>(
-                            plan, kernels, scratch, b, h, tiling.begin(t), tiling.width(t))
-                            .run();
+                    for (Index t = 0; t < tiling.count(); t += group)
+                        heed::detail::attend_group(plan, kernels, scratch, b, h, tiling,
+                                                   {t, std::min(t + group, tiling.count())});
             const AttentionExplanation e = explain(in.q, in.k, in.v, mask);
             EXPECT_EQ(e.computed_pairs, CountedKernels::pairs);
             EXPECT_EQ(e.computed_pairs, CountedKernels::product_of_values);
@@ -350,16 +350,26 @@ TEST(Explain, RefusesWhatTheCallRefuses) {
 
 TEST(Explain, IsPrinted) {
     const support::WithIsa baseline(Isa::baseline);
+    const auto e =
+        explain<float>(lengths(25, 300), Causal::offset(120), {.executor = heed::serial});
     std::ostringstream text;
-    text << explain<float>(lengths(25, 300), Causal::offset(120), {.executor = heed::serial});
+    text << e;
+    const auto kib = [](std::size_t bytes) { return std::to_string((bytes + 1023) / 1024); };
     EXPECT_EQ(text.str(),
               "path:       fused, because neither weights nor scores are asked for\n"
               "kernels:    baseline, 4 lanes of float\n"
               "tiles:      12 queries x 128 keys; 9 in all, 3 skipped, 2 full, 4 partial\n"
               "operations: 0.000729 GFLOP, of which 0.000638 for visible pairs\n"
-              "memory:     122 KiB of scratch, 122 for each worker\n"
-              "workers:    1\n"
-              "rows read:  q in place, k in place, v in place\n");
+              "memory:     " +
+                  kib(e.scratch_bytes) + " KiB of scratch, " + kib(e.scratch_bytes_per_worker) +
+                  " for each worker\n"
+                  "workers:    1\n"
+                  "rows read:  q in place, k in place, v in place\n");
+    // Keys that are widened serve several tiles of queries at once.
+    const auto half = explain<heed::half>(lengths(200, 300));
+    EXPECT_GT(half.group_tiles, 1);
+    EXPECT_THAT(to_string(half), HasSubstr(std::to_string(half.group_tiles) +
+                                           " query tiles pass over the keys together"));
 }
 
 }  // namespace

@@ -58,6 +58,7 @@ struct AttentionExplanation {
     std::string_view compute_type;  ///< "float" or "double"
     int lanes;                      ///< queries in a register
     Index query_tile;               ///< lanes of the widest tile of queries, 1 on the textbook path
+    Index group_tiles;              ///< query tiles that pass over the keys together, at most
     Index key_tile;                 ///< most keys of a tile, kv_len on the textbook path
     TileCounts tiles = {};
 
@@ -111,7 +112,8 @@ class TileCensus {
         const Index queries = std::min(lanes, shape_.q_len - at.q);
         std::array<KeyRange, FusedScratch<C>::row> room;
         const TileRanges ranges(rules_, at, queries, shape_.kv_len, room.data());
-        ranges.for_each_key_tile([&](Index first, Index keys) {
+        for_each_key_tile(ranges.some(), [&](const KeyRange& range) {
+            const Index first = range.begin, keys = range.end - range.begin;
             const ScoreTile<C> tile{
                 kernels_, {at.b, at.h, at.q, first}, queries, keys, nullptr, lanes, nullptr};
             const Coverage flags = rules_.coverage(tile);
@@ -124,8 +126,8 @@ class TileCensus {
                 computed_ += (step.keys.end - step.keys.begin) *
                              (step.end_register - step.first_register) * kernels_.lanes;
             for (Index i = 0; i < queries; ++i)
-                visible_ += count_visible({at.b, at.h, at.q + i, 0},
-                                          ranges.of(i).intersect({first, first + keys}), flags);
+                visible_ +=
+                    count_visible({at.b, at.h, at.q + i, 0}, ranges.of(i).intersect(range), flags);
         });
     }
 
@@ -146,8 +148,8 @@ class TileCensus {
 
 template <class C, class T>
 [[nodiscard]] RowAccess row_access(TensorView<const T, 4> rows) {
-    if (!std::same_as<T, C>) return RowAccess::widened;
-    return rows.has_contiguous_rows() ? RowAccess::in_place : RowAccess::gathered;
+    if (TileRows<C>::is_in_place(rows)) return RowAccess::in_place;
+    return std::same_as<T, C> ? RowAccess::gathered : RowAccess::widened;
 }
 
 [[nodiscard]] inline std::string_view reason_of_path(bool weights, bool scores) {
@@ -163,6 +165,7 @@ inline void explain_textbook(AttentionExplanation& e) {
     e.path = AttentionPath::textbook;
     e.lanes = 1;
     e.query_tile = 1;
+    e.group_tiles = 1;
     e.key_tile = s.kv_len;
     e.tiles = {};
     e.workers = 1;
@@ -184,7 +187,9 @@ template <class T, class Plan>
     const Execution<T> execution(s, plan.options);
     const TileKernels<C>& kernels = tile_kernels<C>();
     const QueryTiling tiling(s.q_len, kernels.lanes);
-    const Index pieces = s.batch * s.heads * tiling.count();
+    const Index group =
+        tiles_of_group(plan, tiling, kernels.lanes, execution.executor.concurrency());
+    const Index pieces = s.batch * s.heads * ((tiling.count() + group - 1) / group);
     AttentionExplanation e{
         .shape = s,
         .path = AttentionPath::fused,
@@ -193,6 +198,7 @@ template <class T, class Plan>
         .compute_type = std::same_as<C, float> ? "float" : "double",
         .lanes = kernels.lanes,
         .query_tile = tiling.count() == 0 ? 0 : tiling.width(0) * kernels.lanes,
+        .group_tiles = std::min(group, tiling.count()),
         .key_tile = key_tile,
         .workers = static_cast<int>(
             std::clamp<Index>(execution.executor.concurrency(), 1, std::max<Index>(pieces, 1))),
@@ -272,6 +278,8 @@ template <StorageScalar T = float, ScorePart Mask = NoMask>
              << " full, " << e.tiles.partial << " partial\n";
     else
         text << "rows:       of " << e.key_tile << " keys, in " << e.compute_type << '\n';
+    if (e.group_tiles > 1)
+        text << "groups:     " << e.group_tiles << " query tiles pass over the keys together\n";
     text << "operations: " << e.computed_flops / 1e9 << " GFLOP, of which " << e.visible_flops / 1e9
          << " for visible pairs\n"
          << "memory:     " << kib(e.scratch_bytes) << " KiB of scratch, "

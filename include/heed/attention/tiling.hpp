@@ -17,6 +17,15 @@ namespace heed::inline v0::detail {
 /// a sequence was cut into calls.
 inline constexpr Index key_tile = 128;
 
+/// Calls visit(KeyRange) for the part of each tile that lies in some keys, ascending.
+template <class Visit>
+void for_each_key_tile(const KeyRange& some, const Visit& visit) {
+    for (Index first = some.begin, next; first < some.end; first = next) {
+        next = std::min((first / key_tile + 1) * key_tile, some.end);
+        visit(KeyRange{first, next});
+    }
+}
+
 /// The query tiles of a sequence: as few as possible of at most three registers, balanced, so that
 /// 4 registers become 2 + 2 and not 3 + 1; the wider ones first.
 class QueryTiling {
@@ -104,15 +113,6 @@ class TileRanges {
     }
     /// The keys of one query; none for a lane without a query.
     [[nodiscard]] KeyRange of(Index i) const { return i < queries_ ? ranges_[i] : KeyRange{}; }
-
-    /// Calls visit(first, count) for the keys of each tile, ascending, that some query may see.
-    template <class Visit>
-    void for_each_key_tile(const Visit& visit) const {
-        for (Index first = some_.begin, next; first < some_.end; first = next) {
-            next = std::min((first / key_tile + 1) * key_tile, some_.end);
-            visit(first, next - first);
-        }
-    }
 
     /// Cuts a tile where a register's queries begin or cease to see keys, so that the products
     /// leave out the corners behind a causal or window edge.
