@@ -391,9 +391,10 @@ void attend_group(const Plan& plan, const TileKernels<C>& kernels, const FusedSc
         some = {std::min(some.begin, tile->some().begin), std::max(some.end, tile->some().end)};
     }
     const Index kv_head = h / (plan.shape.heads / plan.shape.kv_heads);
+    const auto k = plan.k.select(0, b).select(0, kv_head);
+    const auto v = plan.v.select(0, b).select(0, kv_head);
     for_each_key_tile(some, [&](const KeyRange& range_of_keys) {
-        KeyTile<Plan, C> keys(kernels, plan.k.select(0, b).select(0, kv_head),
-                              plan.v.select(0, b).select(0, kv_head), range_of_keys, scratch);
+        KeyTile<Plan, C> keys(kernels, k, v, range_of_keys, scratch);
         for (std::optional<Tile>& tile : tiles) tile->attend(keys);
     });
     for (std::optional<Tile>& tile : tiles) tile->store();

@@ -349,17 +349,23 @@ void exponentiate(T* scores, Index keys, const T* max, T* sum) {
 
 template <class T>
 bool all_finite(const T* rows, Index stride, Index count, Index columns) {
-    Pack<T> zeros{};
+    // Zero times infinity or NaN is NaN, and stays so in the sum. Several sums, so that none waits.
+    constexpr int sums = 4;
+    Pack<T> zeros[sums] = {};
     T rest = 0;
     for (Index r = 0; r < count; ++r) {
         const T* const row = rows + r * stride;
         Index c = 0;
-        // Zero times infinity or NaN is NaN, and stays so in the sum.
+        for (; c + sums * lanes<T> <= columns; c += sums * lanes<T>)
+#pragma GCC unroll 4
+            for (int i = 0; i < sums; ++i)
+                zeros[i] = zeros[i] + load(row + c + i * lanes<T>) * broadcast(T(0));
         for (; c + lanes<T> <= columns; c += lanes<T>)
-            zeros = zeros + load(row + c) * broadcast(T(0));
+            zeros[0] = zeros[0] + load(row + c) * broadcast(T(0));
         for (; c < columns; ++c) rest += row[c] * T(0);
     }
-    for (int i = 0; i < lanes<T>; ++i) rest += zeros[i];
+    const Pack<T> sum = (zeros[0] + zeros[1]) + (zeros[2] + zeros[3]);
+    for (int i = 0; i < lanes<T>; ++i) rest += sum[i];
     return rest == T(0);
 }
 
