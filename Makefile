@@ -19,7 +19,7 @@ define build_and_test
 endef
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test bench peers conformance asan tsan format format-check tidy clean
+.PHONY: help demo test campaign bench peers conformance asan tsan format format-check tidy clean
 
 help: ## show this
 	@echo "heed: attention for C++. What you can make:"
@@ -35,6 +35,13 @@ demo: ## attention on a sentence, then a real chemistry model (WEIGHTS=FILE, REA
 test: ## build the tests and examples with assertions, and run all tests
 	@cmake/setup.sh test
 	$(call build_and_test,dev)
+
+campaign: ## random attentions against the oracle in double (CASES=200000, SEED=; prints progress)
+	@cmake/setup.sh test
+	@$(call configure,dev)
+	@$(call build,dev) --target heed_tests_attention
+	@HEED_TEST_CASES=$(or $(CASES),200000) HEED_TEST_SEED=$(SEED) \
+	    build/dev/tests/heed_tests_attention --gtest_filter='Oracle.*'
 
 bench: ## measure: a table, build/bench/bench.json and a plot
 	@cmake/setup.sh bench

@@ -84,13 +84,15 @@ struct Expected {
     template <class T, class Plain, class Right>
     static support::Verdict judge(const std::vector<double>& found, const Plain& plain_one,
                                   const Right& right_one, double magnitude) {
-        double bound = 2 * support::max_abs_error(plain_one, right_one).error +
-                       support::rounding_floor<C>(magnitude);
+        const double plain_error = support::max_abs_error(plain_one, right_one).error;
+        double bound = 2 * plain_error + support::rounding_floor<C>(magnitude);
         if constexpr (!std::same_as<T, C>)
             bound += std::ldexp(support::max_magnitude(right_one) + bound,
                                 -std::numeric_limits<T>::digits) +
                      0x1p-25;
-        return support::compare_within(found, right_one, bound);
+        support::Verdict verdict = support::compare_within(found, right_one, bound);
+        verdict.plain_error = plain_error;
+        return verdict;
     }
 };
 

@@ -2,6 +2,7 @@
 // What may an attention be asked? Random sizes and masks of every type at once, and what they mean
 // in the oracle's terms.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -64,6 +65,26 @@ void for_random_cases(int cases, const Law& law) {
     }
 }
 
+/// The bucket by comparing powers, without the logarithm of a quotient: the largest bucket of which
+/// (distance / exact)^large >= (max_distance / exact)^step.
+inline Index t5_bucket(Index ahead, Index num_buckets, bool bidirectional, Index max_distance) {
+    const Index n = bidirectional ? num_buckets / 2 : num_buckets, exact = n / 2;
+    Index distance = ahead < 0 ? -ahead : ahead;
+    if (!bidirectional && ahead > 0) distance = 0;
+    Index bucket = distance;
+    if (distance >= exact) {
+        const auto over = [&](Index x) {
+            return std::log2(static_cast<long double>(x) / static_cast<long double>(exact));
+        };
+        bucket = exact;
+        while (bucket + 1 < n &&
+               static_cast<long double>(n - exact) * over(distance) + 1e-12L >=
+                   static_cast<long double>(bucket + 1 - exact) * over(max_distance))
+            ++bucket;
+    }
+    return bidirectional && ahead > 0 ? bucket + n : bucket;
+}
+
 /// The score function among the random masks.
 struct Tilt {
     double slope;
@@ -86,6 +107,7 @@ struct RandomMasks {
     Tensor<float, 2> slopes;
     Tilt tilt{0};
     double cap;
+    std::vector<Index> shift;  ///< by which documents move each query on the key axis, if any
 
     RandomMasks(support::Random& random, const heed::AttentionShape& s, double each = 0.4)
         : shape(s),
@@ -124,8 +146,8 @@ struct RandomMasks {
 
     /// What masks() shows, biases of minus infinity included.
     [[nodiscard]] bool visible(Index b, Index h, Index q, Index k) const {
-        const Index p = q + offsets[static_cast<std::size_t>(b)];
-        return k <= q + causal_offset && (left < 0 || p - k <= left) &&
+        const Index p = position(b, q);
+        return k <= q + shift_of(q) + causal_offset && (left < 0 || p - k <= left) &&
                (right < 0 || k - p <= right) && k < lengths[static_cast<std::size_t>(b)] &&
                at(attend, b, h, q, k) && at(block, b, h, q, k) == 0 &&
                at(bias, b, h, q, k) != -infinity;
@@ -155,7 +177,15 @@ struct RandomMasks {
                std::to_string(tilt.slope);
     }
 
+    [[nodiscard]] Index shift_of(Index q) const {
+        return shift.empty() ? 0 : shift[static_cast<std::size_t>(q)];
+    }
+
   private:
+    [[nodiscard]] Index position(Index b, Index q) const {
+        return q + shift_of(q) + offsets[static_cast<std::size_t>(b)];
+    }
+
     template <class T>
     static T at(const Tensor<T, 4>& tensor, Index b, Index h, Index q, Index k) {
         const auto place = [&](int d, Index i) { return tensor.extent(d) == 1 ? 0 : i; };
@@ -163,7 +193,7 @@ struct RandomMasks {
     }
 
     [[nodiscard]] double distance_penalty(Index b, Index h, Index q, Index k) const {
-        const Index p = q + offsets[static_cast<std::size_t>(b)];
+        const Index p = position(b, q);
         const float slope = slopes(slopes.extent(0) == 1 ? 0 : b, h);
         return static_cast<double>(slope) * static_cast<double>(std::abs(p - k));
     }
@@ -176,6 +206,83 @@ struct RandomMasks {
     [[nodiscard]] heed::Shape<4> some_extents(support::Random& random) const {
         const auto some = [&](Index extent) { return random.chance(0.4) ? 1 : extent; };
         return {some(shape.batch), some(shape.heads), some(shape.q_len), some(shape.kv_len)};
+    }
+};
+
+/// Sinks, a relative position table of T5 and, in packed sequences, documents; or Swin's table.
+struct RandomRelatives {
+    heed::AttentionShape shape;
+    std::vector<Index> queries{0}, keys{0};  ///< boundaries of the documents
+    std::vector<Index> label_of_query, label_of_key;
+    Tensor<float, 1> sinks;
+    bool both_directions;
+    Index buckets, max_distance;
+    Tensor<float, 2> t5;
+    Index height = 1, width = 1;
+    Tensor<float, 2> swin;
+
+    /// With documents, `masks` refer to them from now on. For a window, q_len and kv_len are its
+    /// tokens.
+    RandomRelatives(support::Random& random, const heed::AttentionShape& s, RandomMasks* masks,
+                    Index window_height = 0)
+        : shape(s),
+          sinks(s.heads),
+          both_directions(random.chance(0.5)),
+          buckets(random.integer(4, 40)),
+          max_distance(random.integer(buckets, 150)),
+          t5(normals<float, 2>(random, {buckets, s.heads})) {
+        for (float& x : sinks.values())
+            x = random.chance(0.2) ? -infinity : static_cast<float>(3 * random.normal());
+        if (window_height > 0) {
+            height = window_height;
+            width = s.q_len / height;
+            swin = normals<float, 2>(random, {(2 * height - 1) * (2 * width - 1), s.heads});
+        }
+        const auto documents = static_cast<std::size_t>(random.integer(1, 5));
+        cut(random, documents, s.q_len, queries, label_of_query);
+        cut(random, documents, s.kv_len, keys, label_of_key);
+        if (masks == nullptr) return;
+        for (Index d : label_of_query)
+            masks->shift.push_back(keys[static_cast<std::size_t>(d)] -
+                                   queries[static_cast<std::size_t>(d)]);
+    }
+
+    [[nodiscard]] auto packed() const {
+        return heed::Sinks{sinks} & heed::Documents(queries, keys) &
+               heed::T5Bias{t5,
+                            {.bidirectional = both_directions, .max_distance = max_distance},
+                            heed::Alignment::top_left()};
+    }
+    [[nodiscard]] auto window() const {
+        return heed::SwinBias{swin, height, width} & heed::Sinks{sinks};
+    }
+
+    [[nodiscard]] bool same_document(Index q, Index k) const {
+        return label_of_query[static_cast<std::size_t>(q)] ==
+               label_of_key[static_cast<std::size_t>(k)];
+    }
+    [[nodiscard]] double t5_bias(Index position, Index h, Index k) const {
+        return static_cast<double>(
+            t5(t5_bucket(k - position, buckets, both_directions, max_distance), h));
+    }
+    [[nodiscard]] double swin_bias(Index h, Index q, Index k) const {
+        const Index rows = q / width - k / width + height - 1;
+        const Index columns = q % width - k % width + width - 1;
+        return static_cast<double>(swin(rows * (2 * width - 1) + columns, h));
+    }
+    [[nodiscard]] double added_magnitude() const {
+        return support::max_magnitude(t5.values()) + support::max_magnitude(swin.values());
+    }
+
+  private:
+    static void cut(support::Random& random, std::size_t count, Index length,
+                    std::vector<Index>& bounds, std::vector<Index>& labels) {
+        for (std::size_t d = 1; d < count; ++d) bounds.push_back(random.integer(0, length));
+        bounds.push_back(length);
+        std::sort(bounds.begin(), bounds.end());
+        for (std::size_t d = 0; d < count; ++d)
+            labels.insert(labels.end(), static_cast<std::size_t>(bounds[d + 1] - bounds[d]),
+                          static_cast<Index>(d));
     }
 };
 

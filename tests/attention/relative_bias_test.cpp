@@ -134,26 +134,6 @@ TEST(T5Bias, FarPositionsAreTheLastBucket) {
     EXPECT_EQ(rows(0, 0, 0, 0), 1.0f);
 }
 
-/// The bucket by comparing powers, without the logarithm of a quotient: the largest bucket of which
-/// (distance / exact)^large >= (max_distance / exact)^step.
-Index oracle_bucket(Index ahead, Index num_buckets, bool bidirectional, Index max_distance) {
-    const Index n = bidirectional ? num_buckets / 2 : num_buckets, exact = n / 2;
-    Index distance = ahead < 0 ? -ahead : ahead;
-    if (!bidirectional && ahead > 0) distance = 0;
-    Index bucket = distance;
-    if (distance >= exact) {
-        const auto over = [&](Index x) {
-            return std::log2(static_cast<long double>(x) / static_cast<long double>(exact));
-        };
-        bucket = exact;
-        while (bucket + 1 < n &&
-               static_cast<long double>(n - exact) * over(distance) + 1e-12L >=
-                   static_cast<long double>(bucket + 1 - exact) * over(max_distance))
-            ++bucket;
-    }
-    return bidirectional && ahead > 0 ? bucket + n : bucket;
-}
-
 TEST(T5Bias, AgreesWithTheOracle) {
     for_random_cases(150, [](support::Random& random, const AttentionShape& s) {
         const Inputs<float> in(random, s);
@@ -166,8 +146,8 @@ TEST(T5Bias, AgreesWithTheOracle) {
         oracle::Rules rules;
         rules.softcap = cap;
         rules.modify = [&](double score, Index, Index h, Index q, Index k) {
-            return score +
-                   static_cast<double>(table(oracle_bucket(k - q - offset, rows, both, most), h));
+            return score + static_cast<double>(
+                               table(attend::t5_bucket(k - q - offset, rows, both, most), h));
         };
         rules.visible = [&](Index, Index, Index q, Index k) {
             return k <= q + offset && k >= q + offset - left;

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
+#include <iostream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,6 +14,8 @@
 #include "attention/attend.hpp"
 #include "attention/judge.hpp"
 #include "attention/random_case.hpp"
+#include "heed/attention/explain.hpp"
+#include "heed/base/thread_pool.hpp"
 #include "support/oracle.hpp"
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
@@ -121,7 +123,7 @@ TEST(Fixture, HeadDimZeroHasScoresOfZeroAndAverages) {
     EXPECT_EQ(elements(result.scores), (std::vector<float>{0, 0, 0, 0}));
 }
 
-/// How many random cases for each combination of types: HEED_TEST_CASES in all, 3000 where absent.
+/// How many random cases for a combination of types: a share of HEED_TEST_CASES, 3000 where absent.
 int random_cases(double share) {
     const char* text = std::getenv("HEED_TEST_CASES");
     int cases = 3000;
@@ -197,18 +199,58 @@ std::vector<bool> kept_by(const AttentionShape& s, const heed::Dropout& dropout)
     return kept;
 }
 
-enum class Kind { none, all, all_and_cap };
+enum class Kind { none, all, all_and_cap, packed, window };
 
-/// One attention of random sizes, strides, masks and options, judged by the oracle.
+/// What a run of random cases has seen.
+struct Tally {
+    double worst_of_bound = 0;  ///< the largest error, as a share of what is allowed
+    int judged = 0;
+    int within_twice_plain = 0;  ///< without the floor of roundings
+    int on_threads = 0;
+
+    void add(const support::Verdict& verdict) {
+        ++judged;
+        if (verdict.error <= 2 * verdict.plain_error) ++within_twice_plain;
+        if (verdict.error > 0)
+            worst_of_bound = std::max(worst_of_bound, verdict.error / verdict.bound);
+    }
+};
+
+std::ostream& operator<<(std::ostream& out, const Tally& tally) {
+    return out << tally.judged << " results judged, worst error " << tally.worst_of_bound
+               << " of the bound; " << tally.within_twice_plain
+               << " within twice the plain version's alone; " << tally.on_threads
+               << " cases on several threads";
+}
+
+/// Sizes that are worth several threads.
+AttentionShape sizes_for_threads(support::Random& random) {
+    const Index kv_heads = random.integer(1, 2);
+    return {.batch = random.integer(1, 2),
+            .heads = 2 * kv_heads,
+            .kv_heads = kv_heads,
+            .q_len = random.integer(60, 120),
+            .kv_len = random.integer(130, 280),
+            .head_dim = random.integer(40, 80),
+            .value_dim = random.integer(40, 80)};
+}
+
+/// One attention of random sizes, strides, masks, options and executor, judged by the oracle.
 template <class Q, class K, class V>
-void expect_random_case(support::Random& random) {
+void expect_random_case(support::Random& random, Tally& tally) {
     using C = ComputeType<Q>;
-    const AttentionShape s = attend::random_sizes(random);
+    AttentionShape s =
+        random.chance(0.02) ? sizes_for_threads(random) : attend::random_sizes(random);
+    const Kind kind = random.pick({Kind::none, Kind::all, Kind::all, Kind::all_and_cap,
+                                   Kind::packed, Kind::packed, Kind::window});
+    const Index height = random.integer(1, 9);
+    if (kind == Kind::window) s.q_len = s.kv_len = height * random.integer(1, 9);
     const Input<Q> q(random, {s.batch, s.heads, s.q_len, s.head_dim});
     const Input<K> k(random, {s.batch, s.kv_heads, s.kv_len, s.head_dim});
     const Input<V> v(random, {s.batch, s.kv_heads, s.kv_len, s.value_dim});
-    const attend::RandomMasks masks(random, s);
-    const Kind kind = random.pick({Kind::none, Kind::all, Kind::all, Kind::all_and_cap});
+    attend::RandomMasks masks(random, s);
+    const attend::RandomRelatives relatives(random, s, kind == Kind::packed ? &masks : nullptr,
+                                            kind == Kind::window ? height : 0);
     SCOPED_TRACE(attend::to_string(s) + "; " + masks.describe() + "; kind " +
                  std::to_string(static_cast<int>(kind)));
 
@@ -217,11 +259,20 @@ void expect_random_case(support::Random& random) {
     if (random.chance(0.4))
         options.scale = random.pick({0.0, -0.7, -2.0, 0.1, 1.0, 1.7, random.normal()});
     rules.scale = options.scale;
-    if (kind != Kind::none) {
-        rules.visible = std::bind_front(&attend::RandomMasks::visible, &masks);
-        rules.modify = std::bind_front(&attend::RandomMasks::modify, &masks);
-    }
-    if (kind == Kind::all_and_cap) rules.softcap = masks.cap;
+    if (kind != Kind::none)
+        rules.visible = [&](Index b, Index h, Index i, Index j) {
+            return masks.visible(b, h, i, j) &&
+                   (kind != Kind::packed || relatives.same_document(i, j));
+        };
+    if (kind != Kind::none)
+        rules.modify = [&](double score, Index b, Index h, Index i, Index j) {
+            if (kind == Kind::packed) score += relatives.t5_bias(i + masks.shift_of(i), h, j);
+            if (kind == Kind::window) score += relatives.swin_bias(h, i, j);
+            return masks.modify(score, b, h, i, j);
+        };
+    if (kind == Kind::packed || kind == Kind::window)
+        rules.sink = [&](Index, Index h) { return static_cast<double>(relatives.sinks(h)); };
+    if (kind != Kind::none && kind != Kind::all) rules.softcap = masks.cap;
     if (random.chance(0.25)) {
         options.dropout = {random.pick({0.1, 0.5, 0.9}), random.bits(),
                            static_cast<std::uint32_t>(random.bits())};
@@ -244,8 +295,13 @@ void expect_random_case(support::Random& random) {
     if (want_lse) options.lse = lse.view();
     if (want_scores) options.scores = scores.view();
     options.scores_at = random.pick({ScoreStage::scaled, ScoreStage::capped, ScoreStage::masked});
+    static heed::ThreadPool two(2), five(5);
+    if (random.chance(0.8))
+        options.executor = random.pick({heed::ExecutorRef(two), heed::ExecutorRef(five)});
 
     const auto run = [&](const auto& mask) {
+        if (heed::explain(q.view(), k.view(), v.view(), mask, options).workers > 1)
+            ++tally.on_threads;
         heed::scaled_dot_product_attention(q.view(), k.view(), v.view(), out.view(), mask, options);
     };
     switch (kind) {
@@ -258,11 +314,19 @@ void expect_random_case(support::Random& random) {
         case Kind::all_and_cap:
             run(masks.masks_and_cap());
             break;
+        case Kind::packed:
+            run(relatives.packed() & masks.masks_and_cap());
+            break;
+        case Kind::window:
+            run(relatives.window() & masks.masks_and_cap());
+            break;
     }
 
-    const attend::Expected<C> e(s, q.dense(), k.dense(), v.dense(), rules,
-                                kind == Kind::none ? 0.0 : masks.added_magnitude());
+    const attend::Expected<C> e(
+        s, q.dense(), k.dense(), v.dense(), rules,
+        kind == Kind::none ? 0.0 : masks.added_magnitude() + relatives.added_magnitude());
     const auto check = [&](const char* name, const support::Verdict& verdict) {
+        tally.add(verdict);
         EXPECT_TRUE(verdict) << name << ": " << verdict.message;
     };
     check("out", e.template judge_out<Q>(out.values()));
@@ -279,12 +343,15 @@ void expect_random_cases(double share) {
     support::Random random;
     SCOPED_TRACE(random.describe());
     const int cases = random_cases(share);
-    std::cout << cases << " cases, " << random.describe() << "\n";
+    std::cout << cases << " cases, " << random.describe() << std::endl;
+    Tally tally;
     for (int n = 0; n < cases; ++n) {
         SCOPED_TRACE("case " + std::to_string(n));
-        expect_random_case<Q, K, V>(random);
+        expect_random_case<Q, K, V>(random, tally);
         if (testing::Test::HasFailure()) return;
+        if ((n + 1) % 5000 == 0) std::cout << n + 1 << " cases: " << tally << std::endl;
     }
+    std::cout << "in all: " << tally << std::endl;
 }
 
 // The counter-check: answers that are wrong in the usual ways, or right to too few digits, are

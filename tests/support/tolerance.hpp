@@ -22,6 +22,7 @@ struct Verdict {
     double bound = 0.0;
     std::size_t at = 0;  // where it is
     std::string message;
+    double plain_error = 0.0;  // of the plain version, where the bound comes from one
 
     explicit operator bool() const { return ok; }
 };
@@ -128,6 +129,7 @@ Verdict compare_with_oracle(const Actual& actual, const Plain& plain, const Orac
     if (magnitude < 0.0) magnitude = max_magnitude(oracle);
     const double bound = 2.0 * plain_error + rounding_floor<T>(magnitude);
     Verdict verdict = compare_within(actual, oracle, bound);
+    verdict.plain_error = plain_error;
     if (!std::isfinite(bound)) {
         verdict.ok = false;
         verdict.message += "; the plain version itself breaks down here, so it can bound nothing";
