@@ -19,7 +19,7 @@ define build_and_test
 endef
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test campaign bench peers conformance asan tsan format format-check tidy clean
+.PHONY: help demo test campaign bench memory peers conformance asan tsan format format-check tidy clean
 
 help: ## show this
 	@echo "heed: attention for C++. What you can make:"
@@ -48,6 +48,12 @@ bench: ## measure: a table, build/bench/bench.json and a plot
 	@$(call configure,bench)
 	@$(call build,bench)
 	@bench/run.sh build/bench
+
+memory: ## what an attention takes by length, beside one that keeps its weights
+	@cmake/setup.sh bench
+	@$(call configure,bench)
+	@$(call build,bench) --target heed_bench_memory
+	@build/bench/bench/heed_bench_memory
 
 peers: ## compare with PyTorch and ONNX Runtime (PEERS_ARGS=--quick, PYTHON=one that has them)
 	@cmake/setup.sh bench
