@@ -19,7 +19,8 @@ define build_and_test
 endef
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test campaign bench memory peers conformance asan tsan format format-check tidy clean
+.PHONY: help demo test campaign bench memory peers conformance asan tsan aarch64 format \
+    format-check tidy clean
 
 help: ## show this
 	@echo "heed: attention for C++. What you can make:"
@@ -75,6 +76,11 @@ asan: ## the tests under the address and undefined-behaviour sanitizers
 tsan: ## the tests under the thread sanitizer
 	@cmake/setup.sh test
 	$(call build_and_test,tsan)
+
+aarch64: ## the tests cross-built for 64-bit Arm, run under qemu
+	@cmake/setup.sh aarch64
+	@CXX= cmake --preset aarch64
+	@$(call build,aarch64) -- -k 0; built=$$?; $(CTEST) aarch64 && exit $$built
 
 format: ## rewrite all sources as .clang-format says
 	@cmake/setup.sh format

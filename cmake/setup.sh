@@ -7,7 +7,8 @@ set -uo pipefail
 
 usage() {
     cat <<'END'
-usage: cmake/setup.sh demo|test|bench|format|tidy   install what is missing for that
+usage: cmake/setup.sh demo|test|bench|aarch64|format|tidy
+                                                install what is missing for that
        cmake/setup.sh compiler                      print the compiler that will be used
 CXX names a compiler of your own; CMAKE_PREFIX_PATH a place with packages of your own.
 END
@@ -87,13 +88,19 @@ missing() {
         want essential libstb-dev "stb_image_write" has_header stb/stb_image_write.h
         want essential libcli11-dev "CLI11" has_cmake_package CLI11
     fi
+    if [[ $need == aarch64 ]]; then
+        want essential g++-aarch64-linux-gnu "a cross compiler for 64-bit Arm" \
+            has_command aarch64-linux-gnu-g++
+        want essential qemu-user "the emulator that runs the tests" has_command qemu-aarch64
+        want essential googletest "GoogleTest's sources" test -d /usr/src/googletest
+    fi
     case $need in
         demo)
             want optional python3 "Python 3 (fetches the weights of the second part)" \
                 has_command python3
             want optional python3-pip "pip (fetches the weights of the second part)" has_pip
             ;;
-        test | tidy)
+        test | tidy | aarch64)
             want essential libgtest-dev "GoogleTest" has_cmake_package GTest
             want essential libgmock-dev "GoogleMock" has_header gmock/gmock.h
             want optional python3 "Python 3 (tests of the weight converter)" has_command python3
@@ -169,7 +176,7 @@ main() {
     local purpose=${1:-}
     case $purpose in
         compiler) find_compiler || echo "${CXX:-c++}"; return ;;
-        demo | test | bench | format | tidy) ;;
+        demo | test | bench | aarch64 | format | tidy) ;;
         -h | --help) usage; return ;;
         *) usage >&2; return 2 ;;
     esac
