@@ -24,7 +24,7 @@ endef
 
 help: ## show this
 	@echo "heed: attention for C++. What you can make:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: CXX=clang++ (another compiler, in a fresh build/), JOBS=$(JOBS)."
 
 demo: ## attention on a sentence, then a real chemistry model (WEIGHTS=FILE, REACTION=SMILES)
