@@ -114,7 +114,8 @@ TEST(SoftCap, ByHand) {
 TEST(SoftCap, TheLargestAndSmallestCapsGiveNumbers) {
     for (const float cap : {std::numeric_limits<float>::max(), std::numeric_limits<float>::min(),
                             std::numeric_limits<float>::denorm_min()})
-        for (const float score : elements(capped<float>({-1e4f, -1, 0, 1, 1e4f}, cap).scores))
+        for (const float score :
+             attend::elements(capped<float>({-1e4f, -1, 0, 1, 1e4f}, cap).scores))
             EXPECT_TRUE(std::isfinite(score)) << "cap " << cap;
 }
 
