@@ -23,6 +23,7 @@ struct Tile {
     std::vector<T> out = numbers(head_dim * row);
     // exp(x - 1) stays in (0, 1], however often it is taken.
     std::vector<T> max = all(1), sum = all(1), factor = all(1), tile_max = all(0);
+    heed::detail::LinesAhead ahead;
     std::vector<T> first_key = all(0), end_key = all(keys);
 
     static std::vector<T> numbers(heed::Index count) {
@@ -48,7 +49,7 @@ std::vector<Step<T>> steps() {
         {"scores",
          [](Tile<T>& t) {
              t.kernels.scores[w](t.k.data(), head_dim, keys, head_dim, t.queries.data(),
-                                 t.scores.data(), t.row, t.tile_max.data());
+                                 t.scores.data(), t.row, t.tile_max.data(), t.ahead);
          }},
         {"exponentiate",
          [](Tile<T>& t) {
@@ -57,7 +58,7 @@ std::vector<Step<T>> steps() {
         {"values",
          [](Tile<T>& t) {
              t.kernels.values[w](t.v.data(), head_dim, keys, head_dim, t.scores.data(),
-                                 t.out.data(), t.row);
+                                 t.out.data(), t.row, t.ahead);
          }},
         {"rescale",
          [](Tile<T>& t) { t.kernels.rescale[w](t.out.data(), head_dim, t.factor.data()); }},

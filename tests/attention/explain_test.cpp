@@ -248,14 +248,16 @@ struct CountedKernels {
     template <int w>
     static void count(Table& table) {
         table.scores[w] = [](const float* k, Index stride, Index keys, Index head_dim,
-                             const float* queries, float* scores, Index row, float* tile_max) {
+                             const float* queries, float* scores, Index row, float* tile_max,
+                             heed::detail::LinesAhead& ahead) {
             pairs += keys * (w + 1) * real().lanes;
-            real().scores[w](k, stride, keys, head_dim, queries, scores, row, tile_max);
+            real().scores[w](k, stride, keys, head_dim, queries, scores, row, tile_max, ahead);
         };
         table.values[w] = [](const float* v, Index stride, Index keys, Index value_dim,
-                             const float* weights, float* out, Index row) {
+                             const float* weights, float* out, Index row,
+                             heed::detail::LinesAhead& ahead) {
             product_of_values += keys * (w + 1) * real().lanes;
-            real().values[w](v, stride, keys, value_dim, weights, out, row);
+            real().values[w](v, stride, keys, value_dim, weights, out, row, ahead);
         };
         table.exponentiate[w] = [](float* scores, Index keys, const float* max, float* sum) {
             ++tiles;

@@ -189,7 +189,7 @@ template <class T, class Plan>
     const QueryTiling tiling(s.q_len, kernels.lanes);
     const Index group =
         tiles_of_group(plan, tiling, kernels.lanes, execution.executor.concurrency());
-    const Index pieces = s.batch * s.heads * ((tiling.count() + group - 1) / group);
+    const Index pieces = s.batch * s.heads * tiling.groups_of(group);
     AttentionExplanation e{
         .shape = s,
         .path = AttentionPath::fused,

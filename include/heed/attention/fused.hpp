@@ -185,7 +185,7 @@ class QueryTile {
     }
 
     /// One step of the online softmax, over the keys of a tile that some query may see.
-    void attend(Keys& tile_of_keys) {
+    void attend(Keys& tile_of_keys, LinesAhead& ahead) {
         const auto [first, end] = some().intersect(tile_of_keys.keys());
         if (first >= end) return;
         const Index count = end - first;
@@ -196,7 +196,7 @@ class QueryTile {
         const bool in_range = ranges_.all_see(first, count);
         ranges_.find_steps(first, count, kernels_.lanes, width_, steps_);
         const TileRows<C> k = tile_of_keys.keys_from(first);
-        for (const TileStep& step : steps_) compute_scores(k, step);
+        for (const TileStep& step : steps_) compute_scores(k, step, ahead);
         edit_scores(tile, in_range, flags);
 
         // Where every query sees every key, poison is theirs, and the product spreads it.
@@ -215,7 +215,7 @@ class QueryTile {
         kernels_.exponentiate[w](s_.scores, count, own_.max, own_.sum);
         if (plan_.dropout.active()) drop_weights(first, count);
         const TileRows<C> v = tile_of_keys.values_from(first);
-        for (const TileStep& step : steps_) accumulate_values(v, step);
+        for (const TileStep& step : steps_) accumulate_values(v, step, ahead);
         if (poison) add_poison(tile_of_keys, first, count);
     }
 
@@ -246,20 +246,20 @@ class QueryTile {
   private:
     [[nodiscard]] bool has_sink() const { return sink_ > -std::numeric_limits<C>::infinity(); }
 
-    void compute_scores(const TileRows<C>& k, const TileStep& step) {
+    void compute_scores(const TileRows<C>& k, const TileStep& step, LinesAhead& ahead) {
         const Index lane = step.first_register * kernels_.lanes;
         kernels_.scores[step.end_register - step.first_register - 1](
             k.data + step.keys.begin * k.stride, k.stride, step.keys.end - step.keys.begin,
             plan_.shape.head_dim, own_.queries + lane, s_.scores + step.keys.begin * row_ + lane,
-            row_, s_.tile_max + lane);
+            row_, s_.tile_max + lane, ahead);
     }
 
-    void accumulate_values(const TileRows<C>& v, const TileStep& step) {
+    void accumulate_values(const TileRows<C>& v, const TileStep& step, LinesAhead& ahead) {
         const Index lane = step.first_register * kernels_.lanes;
         kernels_.values[step.end_register - step.first_register - 1](
             v.data + step.keys.begin * v.stride, v.stride, step.keys.end - step.keys.begin,
             plan_.shape.value_dim, s_.scores + step.keys.begin * row_ + lane, own_.out + lane,
-            row_);
+            row_, ahead);
     }
 
     /// Applies what changes or hides scores, stage by stage, and renews the maximum.
@@ -343,7 +343,7 @@ inline constexpr double least_work_per_worker = 1e6;
 
 /// Keys and values of a head up to this size stay in the second-level cache from one tile of
 /// queries to the next.
-inline constexpr Index near_cache_bytes = Index{512} << 10;
+inline constexpr Index near_cache_bytes = Index{256} << 10;
 
 /// How many query tiles pass over the keys together: one where the keys are near and read in place,
 /// else as many as the scratch holds, unless workers would be left without a group.
@@ -357,48 +357,132 @@ template <class Plan>
         static_cast<double>(s.kv_len) * static_cast<double>(s.head_dim + s.value_dim) * sizeof(C);
     if (in_place && bytes <= near_cache_bytes) return 1;
     Index group = group_queries<C> / (max_tile_width * lanes);
-    const auto groups = [&] { return s.batch * s.heads * ((tiling.count() + group - 1) / group); };
-    while (workers > 1 && group > 1 && groups() < 4 * workers) group /= 2;
+    const auto items = [&] { return s.batch * s.heads * tiling.groups_of(group); };
+    while (workers > 1 && group > 1 && items() < 4 * workers) group /= 2;
     return group;
 }
 
-/// Query tiles [begin, end) of a sequence.
-struct TileRange {
+/// What one worker does at a time: query tiles [begin, end) of one head.
+struct WorkItem {
+    Index b;
+    Index h;
     Index begin;
     Index end;
     [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(end - begin); }
 };
 
+/// The items of an attention in the order in which they are begun.
+class Schedule {
+  public:
+    template <class Plan>
+    Schedule(const Plan& plan, const QueryTiling& tiling, int lanes, int workers)
+        : batch_(plan.shape.batch),
+          heads_(plan.shape.heads),
+          tiles_(tiling.count()),
+          group_(tiles_of_group(plan, tiling, lanes, workers)),
+          groups_(tiling.groups_of(group_)) {}
+
+    [[nodiscard]] Index count() const { return batch_ * heads_ * groups_; }
+
+    [[nodiscard]] WorkItem operator[](Index index) const {
+        // Last tiles first: under a causal mask they are the longest.
+        const Index first = (groups_ - 1 - index % groups_) * group_;
+        const Index head = index / groups_;
+        return {head / heads_, head % heads_, first, std::min(first + group_, tiles_)};
+    }
+
+  private:
+    Index batch_;
+    Index heads_;
+    Index tiles_;
+    Index group_;
+    Index groups_;
+};
+
 /// A group has most tiles where registers hold two numbers.
 inline constexpr std::size_t max_group_tiles = 16;
 
-/// Query tiles of one head that pass over the keys together.
+/// Computes the items of one attention.
 template <class Plan, class C>
-void attend_group(const Plan& plan, const TileKernels<C>& kernels, const FusedScratch<C>& scratch,
-                  Index b, Index h, const QueryTiling& tiling, TileRange range) {
-    using Tile = QueryTile<Plan, C>;
-    std::array<std::optional<Tile>, max_group_tiles> memory;
-    const std::span<std::optional<Tile>> tiles(memory.data(), range.size());
-    KeyRange some{plan.shape.kv_len, 0};
-    Index lane = 0;
-    for (Index t = range.begin; t < range.end; ++t) {
-        std::optional<Tile>& tile = tiles[static_cast<std::size_t>(t - range.begin)];
-        tile.emplace(plan, kernels, scratch, scratch.tile(lane),
-                     ScoreIndex{b, h, tiling.begin(t), 0}, tiling.width(t));
-        tile->load();
-        lane += tiling.width(t) * kernels.lanes;
-        if (tile->some().is_empty()) continue;
-        some = {std::min(some.begin, tile->some().begin), std::max(some.end, tile->some().end)};
+class GroupAttention {
+  public:
+    GroupAttention(const Plan& plan, const TileKernels<C>& kernels, const QueryTiling& tiling)
+        : plan_(plan), kernels_(kernels), tiling_(tiling) {}
+
+    /// The tiles of an item pass over the keys together. `next` is what this worker likely does
+    /// next, or null.
+    void attend(const WorkItem& item, const WorkItem* next, const FusedScratch<C>& scratch) const {
+        std::array<std::optional<Tile>, max_group_tiles> memory;
+        const std::span<std::optional<Tile>> tiles(memory.data(), item.size());
+        KeyRange some;
+        Index lane = 0;
+        for (Index t = item.begin; t < item.end; ++t) {
+            std::optional<Tile>& tile = tiles[static_cast<std::size_t>(t - item.begin)];
+            tile.emplace(plan_, kernels_, scratch, scratch.tile(lane),
+                         ScoreIndex{item.b, item.h, tiling_.begin(t), 0}, tiling_.width(t));
+            tile->load();
+            lane += tiling_.width(t) * kernels_.lanes;
+            some = some.hull(tile->some());
+        }
+        const auto k = keys_of(item), v = values_of(item);
+        for_each_key_tile(some, [&](const KeyRange& range) {
+            KeyTile<Plan, C> keys(kernels_, k, v, range, scratch);
+            LinesAhead ahead = lines_after(item, range, some, next);
+            for (std::optional<Tile>& tile : tiles) tile->attend(keys, ahead);
+        });
+        for (std::optional<Tile>& tile : tiles) tile->store();
     }
-    const Index kv_head = h / (plan.shape.heads / plan.shape.kv_heads);
-    const auto k = plan.k.select(0, b).select(0, kv_head);
-    const auto v = plan.v.select(0, b).select(0, kv_head);
-    for_each_key_tile(some, [&](const KeyRange& range_of_keys) {
-        KeyTile<Plan, C> keys(kernels, k, v, range_of_keys, scratch);
-        for (std::optional<Tile>& tile : tiles) tile->attend(keys);
-    });
-    for (std::optional<Tile>& tile : tiles) tile->store();
-}
+
+  private:
+    using Tile = QueryTile<Plan, C>;
+
+    /// What is wanted after a tile of keys: the next one, or at the end the rows of the output and
+    /// the first rows of the next item.
+    [[nodiscard]] LinesAhead lines_after(const WorkItem& item, const KeyRange& keys,
+                                         const KeyRange& some, const WorkItem* next) const {
+        LinesAhead ahead;
+        if (keys.end < some.end) {
+            add_keys(ahead, item, keys.end);
+        } else {
+            ahead.add(rows_of(plan_.out, item));
+            if (next != nullptr) {
+                ahead.add(rows_of(plan_.q, *next));
+                const ScoreIndex first{next->b, next->h, tiling_.begin(next->begin), 0};
+                const KeyRange seen = plan_.rules.range(first, {0, plan_.shape.kv_len});
+                if (!seen.is_empty()) add_keys(ahead, *next, seen.begin);
+            }
+        }
+        return ahead;
+    }
+
+    void add_keys(LinesAhead& ahead, const WorkItem& item, Index first) const {
+        const Index count = std::min(key_tile, plan_.shape.kv_len - first);
+        ahead.add(keys_of(item).slice(0, first, count));
+        ahead.add(values_of(item).slice(0, first, count));
+    }
+
+    [[nodiscard]] auto keys_of(const WorkItem& item) const {
+        return plan_.k.select(0, item.b).select(0, kv_head(item));
+    }
+    [[nodiscard]] auto values_of(const WorkItem& item) const {
+        return plan_.v.select(0, item.b).select(0, kv_head(item));
+    }
+    [[nodiscard]] Index kv_head(const WorkItem& item) const {
+        return item.h / (plan_.shape.heads / plan_.shape.kv_heads);
+    }
+
+    template <class T>
+    [[nodiscard]] TensorView<const T, 2> rows_of(TensorView<T, 4> tensor,
+                                                 const WorkItem& item) const {
+        const Index begin = tiling_.begin(item.begin);
+        const Index end = std::min(tiling_.begin(item.end), plan_.shape.q_len);
+        return tensor.select(0, item.b).select(0, item.h).slice(0, begin, end - begin);
+    }
+
+    const Plan& plan_;
+    const TileKernels<C>& kernels_;
+    const QueryTiling& tiling_;
+};
 
 /// Attention tile by tile, the tiles shared out among the workers. `memory` holds
 /// FusedScratch::element_count elements for each worker.
@@ -406,21 +490,20 @@ void attend_group(const Plan& plan, const TileKernels<C>& kernels, const FusedSc
 /// not empty.
 template <class Plan, class C>
 void fused_attention(const Plan& plan, const ExecutorRef& executor, C* memory) {
-    const AttentionShape& s = plan.shape;
     const TileKernels<C>& kernels = tile_kernels<C>();
-    const Index per_worker = FusedScratch<C>::element_count(s).index();
-    const QueryTiling tiling(s.q_len, kernels.lanes);
-    const Index group = tiles_of_group(plan, tiling, kernels.lanes, executor.concurrency());
-    const Index groups = (tiling.count() + group - 1) / group;
+    const Index per_worker = FusedScratch<C>::element_count(plan.shape).index();
+    const QueryTiling tiling(plan.shape.q_len, kernels.lanes);
+    const int workers = executor.concurrency();
+    const Schedule items(plan, tiling, kernels.lanes, workers);
+    const GroupAttention<Plan, C> group(plan, kernels, tiling);
     const auto run = [&](Index index, int worker) {
-        const FusedScratch<C> scratch(s, memory + worker * per_worker);
-        // Last tiles first: under a causal mask they are the longest.
-        const Index first = (groups - 1 - index % groups) * group;
-        const Index head = index / groups;
-        attend_group(plan, kernels, scratch, head / s.heads, head % s.heads, tiling,
-                     {first, std::min(first + group, tiling.count())});
+        const FusedScratch<C> scratch(plan.shape, memory + worker * per_worker);
+        // Each worker takes the next item that nobody has: this one's next is likely so far on.
+        const Index next_index = index + workers;
+        const WorkItem next = items[next_index];
+        group.attend(items[index], next_index < items.count() ? &next : nullptr, scratch);
     };
-    executor.parallel_for(s.batch * s.heads * groups, run);
+    executor.parallel_for(items.count(), run);
 }
 
 }  // namespace detail

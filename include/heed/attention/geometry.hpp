@@ -44,6 +44,12 @@ struct KeyRange {
     [[nodiscard]] KeyRange intersect(const KeyRange& other) const {
         return {std::max(begin, other.begin), std::min(end, other.end)};
     }
+    /// The smallest interval that holds both; an empty one adds nothing.
+    [[nodiscard]] KeyRange hull(const KeyRange& other) const {
+        if (other.is_empty()) return *this;
+        if (is_empty()) return other;
+        return {std::min(begin, other.begin), std::max(end, other.end)};
+    }
 };
 
 /// Positions and windows beyond this are refused or cut, so that sums of two never overflow.

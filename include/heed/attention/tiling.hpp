@@ -36,6 +36,8 @@ class QueryTiling {
           tiles_((registers_ + max_tile_width - 1) / max_tile_width) {}
 
     [[nodiscard]] Index count() const { return tiles_; }
+    /// How many groups of so many tiles there are; the last one may have fewer.
+    [[nodiscard]] Index groups_of(Index tiles) const { return (tiles_ + tiles - 1) / tiles; }
     [[nodiscard]] Index begin(Index tile) const { return first_register(tile) * lanes_; }
     [[nodiscard]] int width(Index tile) const {
         return static_cast<int>(first_register(tile + 1) - first_register(tile));
@@ -95,13 +97,12 @@ class TileRanges {
     template <class Rules>
     TileRanges(const Rules& rules, const ScoreIndex& first, Index queries, Index kv_len,
                KeyRange* ranges)
-        : ranges_(ranges), queries_(queries), some_{kv_len, 0}, all_{0, kv_len} {
+        : ranges_(ranges), queries_(queries), all_{0, kv_len} {
         for (Index i = 0; i < queries; ++i) {
             const KeyRange range = rules.range({first.b, first.h, first.q + i, 0}, {0, kv_len});
             ranges_[i] = range;
             all_ = all_.intersect(range);
-            if (range.is_empty()) continue;
-            some_ = {std::min(some_.begin, range.begin), std::max(some_.end, range.end)};
+            some_ = some_.hull(range);
         }
     }
 
@@ -142,14 +143,13 @@ class TileRanges {
   private:
     /// The keys of a tile, counted from its first, that some query of a register sees.
     [[nodiscard]] KeyRange seen_by_register(int r, int lanes, Index first, Index count) const {
-        KeyRange seen{count, 0};
+        KeyRange seen;
         const Index end = std::min<Index>((r + 1) * lanes, queries_);
         for (Index i = r * lanes; i < end; ++i) {
             const KeyRange keys = ranges_[i].intersect({first, first + count});
-            if (keys.is_empty()) continue;
-            seen = {std::min(seen.begin, keys.begin - first), std::max(seen.end, keys.end - first)};
+            seen = seen.hull({keys.begin - first, keys.end - first});
         }
-        return seen.is_empty() ? KeyRange{0, 0} : seen;
+        return seen;
     }
 
     KeyRange* ranges_ = nullptr;

@@ -7,6 +7,7 @@
 
 #include "heed/base/checked_size.hpp"
 #include "heed/base/isa.hpp"
+#include "heed/simd/lines_ahead.hpp"
 #include "heed/tensor/philox.hpp"
 
 namespace heed::inline v0::detail {
@@ -37,9 +38,10 @@ struct TileKernels {
                          Index row);
 
     /// scores[j][i] = sum_d k[j][d] * queries[d][i]; tile_max[i] = max_j scores[j][i], which
-    /// passes over NaN. Indexed by width - 1, as all arrays here.
+    /// passes over NaN. Indexed by width - 1, as all arrays here. Asks for lines ahead on its way.
     void (*scores[max_tile_width])(const T* k, Index stride, Index keys, Index head_dim,
-                                   const T* queries, T* scores, Index row, T* tile_max);
+                                   const T* queries, T* scores, Index row, T* tile_max,
+                                   LinesAhead& ahead);
 
     /// tile_max[i] = max_j scores[j][i], for scores that were changed.
     void (*row_max[max_tile_width])(const T* scores, Index keys, T* tile_max);
@@ -81,9 +83,9 @@ struct TileKernels {
     /// True when all elements of the rows are finite.
     bool (*all_finite)(const T* rows, Index stride, Index count, Index columns);
 
-    /// out[c][i] += sum_j v[j][c] * weights[j][i], keys in ascending order.
+    /// out[c][i] += sum_j v[j][c] * weights[j][i], keys in ascending order. Asks for lines ahead.
     void (*values[max_tile_width])(const T* v, Index stride, Index keys, Index value_dim,
-                                   const T* weights, T* out, Index row);
+                                   const T* weights, T* out, Index row, LinesAhead& ahead);
 
     /// result[i][c] = out[c][i] / sum[i] for i < queries (0 where the sum is 0); rows of the result
     /// are `stride` apart.

@@ -50,18 +50,24 @@ HEED_INLINE Pack<T> broadcast(T value) {
 /// Rows of C that stay in registers together with one row of B and one scalar of A.
 template <int width>
 inline constexpr int rows_at_once = HEED_VECTOR_REGISTERS == 32 ? (width == 3   ? 8
-                                                                   : width == 2 ? 12
+                                                                   : width == 2 ? 8
                                                                                 : 16)
                                                                 : (width == 3   ? 4
                                                                    : width == 2 ? 6
                                                                                 : 8);
+
+/// Brings a cache line into the second-level cache.
+HEED_INLINE void ask_for(std::uintptr_t address) {
+    __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
+}
 
 /// What a product does with C beside computing it.
 enum class Product { scores, accumulate };
 
 template <int rows, int width, Product kind, class T>
 HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T* b, Index count,
-                               T* c, Index row, Pack<T>* largest) {
+                               T* c, Index row, Pack<T>* largest, LinesAhead& ahead) {
+    const LinesAhead::Walk lines = ahead.take(count);
     Pack<T> sum[rows][width];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r)
@@ -69,6 +75,7 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
         for (int w = 0; w < width; ++w)
             sum[r][w] = kind == Product::accumulate ? load(c + r * row + w * lanes<T>) : Pack<T>{};
     for (Index k = 0; k < count; ++k) {
+        ask_for(lines.first + static_cast<std::uintptr_t>(k) * lines.step);
         Pack<T> from_b[width];
 #pragma GCC unroll 3
         for (int w = 0; w < width; ++w) from_b[w] = load(b + k * row + w * lanes<T>);
@@ -92,130 +99,181 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
 /// All rows: as many at once as fit, then half as many, and so on down to one.
 template <int rows, int width, Product kind, class T>
 HEED_INLINE void product_rows(const T* a, Index row_stride, Index step, Index total, const T* b,
-                              Index count, T* c, Index row, Pack<T>* largest) {
+                              Index count, T* c, Index row, Pack<T>* largest,
+                              LinesAhead& ahead) {
     Index r = 0;
     for (; r + rows <= total; r += rows)
         product_block<rows, width, kind>(a + r * row_stride, row_stride, step, b, count,
-                                         c + r * row, row, largest);
+                                         c + r * row, row, largest, ahead);
     if constexpr (rows > 1)
         product_rows<rows / 2, width, kind>(a + r * row_stride, row_stride, step, total - r, b,
-                                            count, c + r * row, row, largest);
+                                            count, c + r * row, row, largest, ahead);
 }
 
 template <int width, class T>
 void scores(const T* k, Index stride, Index keys, Index head_dim, const T* queries, T* scores,
-            Index row, T* tile_max) {
+            Index row, T* tile_max, LinesAhead& ahead) {
     Pack<T> largest[width];
     for (int w = 0; w < width; ++w) largest[w] = broadcast(-std::numeric_limits<T>::infinity());
     product_rows<rows_at_once<width>, width, Product::scores>(k, stride, 1, keys, queries, head_dim,
-                                                              scores, row, largest);
+                                                              scores, row, largest, ahead);
     for (int w = 0; w < width; ++w) store(tile_max + w * lanes<T>, largest[w]);
 }
 
 template <int width, class T>
 void values(const T* v, Index stride, Index keys, Index value_dim, const T* weights, T* out,
-            Index row) {
+            Index row, LinesAhead& ahead) {
     product_rows<rows_at_once<width>, width, Product::accumulate>(
-        v, 1, stride, value_dim, weights, keys, out, row, static_cast<Pack<T>*>(nullptr));
+        v, 1, stride, value_dim, weights, keys, out, row, static_cast<Pack<T>*>(nullptr), ahead);
 }
 
 // ---------------------------------------------------------------------------------------------
 // Online softmax (Milakov, Gimelshein, arXiv 1805.02867), per lane.
 
-/// (2^f - 1) / x for |f| <= 1/2 and x = exp2_argument(f). In float, 1 + p x is the polynomial of
-/// the least greatest relative error, 2e-9 before rounding.
-HEED_INLINE Pack<float> exp2_slope(Pack<float> f) {
-    Pack<float> p = broadcast(1.5353362e-4f);
-    p = broadcast(1.3398875e-3f) + p * f;
-    p = broadcast(9.6184369e-3f) + p * f;
-    p = broadcast(5.5503324e-2f) + p * f;
-    p = broadcast(2.4022648e-1f) + p * f;
-    return broadcast(6.9314718e-1f) + p * f;
-}
-HEED_INLINE Pack<float> exp2_argument(Pack<float> f) {
-    return f;
-}
-HEED_INLINE Pack<double> exp2_argument(Pack<double> f) {
-    return f * broadcast(0.69314718055994530942);
-}
-HEED_INLINE Pack<double> exp2_slope(Pack<double> t) {
-    // Taylor series in t = f log 2, |t| <= 0.3466: the term of t^13 is below 2^-52.
-    Pack<double> p = broadcast(1.0 / 479001600.0);
-    p = broadcast(1.0 / 39916800.0) + p * t;
-    p = broadcast(1.0 / 3628800.0) + p * t;
-    p = broadcast(1.0 / 362880.0) + p * t;
-    p = broadcast(1.0 / 40320.0) + p * t;
-    p = broadcast(1.0 / 5040.0) + p * t;
-    p = broadcast(1.0 / 720.0) + p * t;
-    p = broadcast(1.0 / 120.0) + p * t;
-    p = broadcast(1.0 / 24.0) + p * t;
-    p = broadcast(1.0 / 6.0) + p * t;
-    p = broadcast(0.5) + p * t;
-    return broadcast(1.0) + p * t;
+/// result = c[0] + c[1] x + c[2] x^2 + ..., for several registers side by side: each waits for its
+/// own last step.
+template <int registers, class T, std::size_t count>
+HEED_INLINE void polynomial(const T (&c)[count], const Pack<T>* x, Pack<T>* result) {
+#pragma GCC unroll 3
+    for (int w = 0; w < registers; ++w) result[w] = broadcast(c[count - 1]);
+#pragma GCC unroll 16
+    for (std::size_t n = count - 1; n > 0; --n)
+#pragma GCC unroll 3
+        for (int w = 0; w < registers; ++w) result[w] = broadcast(c[n - 1]) + result[w] * x[w];
 }
 
-/// 2^f for |f| <= 1/2.
-template <class T>
-HEED_INLINE Pack<T> exp2_fraction(Pack<T> f) {
-    const Pack<T> x = exp2_argument(f);
-    return broadcast(T(1)) + exp2_slope(x) * x;
+/// p(f) = (2^f - 1) / f for |f| <= 1/2. Like the next two, the polynomial that makes the relative
+/// error of 1 + f p(f) least: 2e-9 in float and 4e-18 in double, before rounding.
+template <int registers>
+HEED_INLINE void exp2_slope(const Pack<float>* f, Pack<float>* slope) {
+    constexpr float c[] = {6.9314718e-1f, 2.4022648e-1f, 5.5503324e-2f,
+                           9.6184369e-3f, 1.3398875e-3f, 1.5353362e-4f};
+    polynomial<registers>(c, f, slope);
+}
+template <int registers>
+HEED_INLINE void exp2_slope(const Pack<double>* f, Pack<double>* slope) {
+    constexpr double c[] = {6.931471805599453258e-1,  2.4022650695910131263e-1,
+                            5.5504108664820084015e-2, 9.6181291075941190443e-3,
+                            1.3333558146774446979e-3, 1.5403530457112674985e-4,
+                            1.5252733493281686504e-5, 1.3215435282350953223e-6,
+                            1.0178199512506116281e-7, 7.0737831948827469464e-9,
+                            4.4347795381578016768e-10};
+    polynomial<registers>(c, f, slope);
+}
+
+/// The same for |f| <= 1/16: 3e-8 and 3e-18.
+template <int registers>
+HEED_INLINE void exp2_short_slope(const Pack<float>* f, Pack<float>* slope) {
+    constexpr float c[] = {6.9314721e-1f, 2.4025763e-1f, 5.5496221e-2f};
+    polynomial<registers>(c, f, slope);
+}
+template <int registers>
+HEED_INLINE void exp2_short_slope(const Pack<double>* f, Pack<double>* slope) {
+    constexpr double c[] = {6.9314718055994531811e-1, 2.4022650695911516188e-1,
+                            5.5504108664802350856e-2, 9.6181290851777503087e-3,
+                            1.3333558238962766852e-3, 1.5404521962683275005e-4,
+                            1.5251844150118251504e-5};
+    polynomial<registers>(c, f, slope);
 }
 
 template <class T>
 inline constexpr int mantissa_bits = sizeof(T) == 4 ? 23 : 52;
-/// The exponent field of 1.
 template <class T>
-inline constexpr T exponent_bias = sizeof(T) == 4 ? T(127) : T(1023);
-/// Adding this to x leaves round(x) plus the exponent bias in the low bits: 1.5 * 2^mantissa_bits
-/// leaves the integer, because the last bit of the sum then counts ones.
+inline constexpr T lowest_exponent = sizeof(T) == 4 ? T(-126) : T(-1022);
+/// Adding this to x leaves round(x) in the low bits of the sum: 1.5 * 2^mantissa_bits, whose last
+/// bit counts ones. An eighth of it leaves round(8 x).
 template <class T>
-inline constexpr T rounding_magic =
-    (sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0)) + exponent_bias<T>;
+inline constexpr T rounding_magic = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);
 
-/// 2^x for x <= 127 (1023): exactly 0 below the normal range (on most targets from where round(x)
-/// is below it), NaN for NaN.
-#if HEED_VECTOR_BYTES == 64
-// AVX-512 has instructions for round(x) and for p * 2^n, which spare a tenth of the time. The mask
-// selects "not less than", which is true for NaN.
-HEED_INLINE Pack<float> exp2(Pack<float> x) {
-    constexpr int nearest = 8, not_less = 5, current_rounding = 4;
-    const auto normal = __builtin_ia32_cmpps512_mask(
-        x, broadcast(-126.0f), not_less, static_cast<unsigned short>(-1), current_rounding);
-    const Pack<float> whole = __builtin_ia32_rndscaleps_mask(
-        x, nearest, x, static_cast<unsigned short>(-1), current_rounding);
-    return __builtin_ia32_scalefps512_mask(exp2_fraction<float>(x - whole), whole, Pack<float>{},
-                                           normal, current_rounding);
-}
-HEED_INLINE Pack<double> exp2(Pack<double> x) {
-    constexpr int nearest = 8, not_less = 5, current_rounding = 4;
-    const auto normal = __builtin_ia32_cmppd512_mask(
-        x, broadcast(-1022.0), not_less, static_cast<unsigned char>(-1), current_rounding);
-    const Pack<double> whole = __builtin_ia32_rndscalepd_mask(
-        x, nearest, x, static_cast<unsigned char>(-1), current_rounding);
-    return __builtin_ia32_scalefpd512_mask(exp2_fraction<double>(x - whole), whole, Pack<double>{},
-                                           normal, current_rounding);
-}
+/// Whether the instruction set has a lookup among eight elements of T.
+#if HEED_HAS_X86_KERNELS && HEED_VECTOR_BYTES == 64
+template <class T>
+inline constexpr bool has_lookup = true;
+#elif HEED_HAS_X86_KERNELS && HEED_VECTOR_BYTES == 32
+template <class T>
+inline constexpr bool has_lookup = sizeof(T) == 4;
 #else
 template <class T>
-HEED_INLINE Pack<T> exp2_of(Pack<T> x) {
-    // At the lowest x the exponent field becomes 0, which is the number 0. The maximum keeps NaN.
-    const Pack<T> lowest = broadcast(-exponent_bias<T>);
-    const Pack<T> inside = lowest > x ? lowest : x;
-    const Pack<T> shifted = inside + broadcast(rounding_magic<T>);
-    const Pack<T> whole = shifted - broadcast(rounding_magic<T>);
-    const Pack<T> power = (Pack<T>)((Bits<T>)shifted << mantissa_bits<T>);
-    return exp2_fraction<T>(inside - whole) * power;
+inline constexpr bool has_lookup = false;
+#endif
+
+/// table[n mod 8] for a table whose eight elements fill the register, if need be twice.
+#if HEED_HAS_X86_KERNELS && HEED_VECTOR_BYTES == 64 && defined(__clang__)
+HEED_INLINE Bits<float> lookup(Bits<float> table, Bits<float> n) {
+    return __builtin_ia32_permvarsi512(table, n);
 }
-HEED_INLINE Pack<float> exp2(Pack<float> x) {
-    return exp2_of<float>(x);
+HEED_INLINE Bits<double> lookup(Bits<double> table, Bits<double> n) {
+    typedef long long Elements __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    return (Bits<double>)__builtin_ia32_permvardi512((Elements)table, (Elements)n);
 }
-HEED_INLINE Pack<double> exp2(Pack<double> x) {
-    return exp2_of<double>(x);
+#elif HEED_HAS_X86_KERNELS && HEED_VECTOR_BYTES == 64
+HEED_INLINE Bits<float> lookup(Bits<float> table, Bits<float> n) {
+    return __builtin_ia32_permvarsi512_mask(table, n, table, static_cast<unsigned short>(-1));
+}
+HEED_INLINE Bits<double> lookup(Bits<double> table, Bits<double> n) {
+    typedef long long Elements __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    return (Bits<double>)__builtin_ia32_permvardi512_mask(
+        (Elements)table, (Elements)n, (Elements)table, static_cast<unsigned char>(-1));
+}
+#elif HEED_HAS_X86_KERNELS && HEED_VECTOR_BYTES == 32
+HEED_INLINE Bits<float> lookup(Bits<float> table, Bits<float> n) {
+    return __builtin_ia32_permvarsi256(table, n);
 }
 #endif
 
+/// The bits of 2^(i/8), less i in the place where n/8 is added to the exponent; twice in float, for
+/// registers of sixteen.
+template <class T>
+inline constexpr std::int32_t eighths[] = {
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7,
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+template <>
+inline constexpr std::int64_t eighths<double>[] = {
+    0x3ff0000000000000, 0x3fef72b83c7d517b, 0x3fef06fe0a31b715, 0x3feebfdad5362a27,
+    0x3feea09e667f3bcd, 0x3feeace5422aa0db, 0x3feee89f995ad3ad, 0x3fef5818dcfba487};
+
+/// 2^(n/8) for n in the low bits of the elements.
+template <class T>
+HEED_INLINE Pack<T> power_of_eighths(Bits<T> n) {
+    typedef Bits<T> Table __attribute__((aligned(sizeof(T)), may_alias));
+    const Bits<T> table = *reinterpret_cast<const Table*>(eighths<T>);
+    return (Pack<T>)(lookup(table, n) + (n << (mantissa_bits<T> - 3)));
+}
+/// 2^n likewise.
+template <class T>
+HEED_INLINE Pack<T> power_of(Bits<T> n) {
+    return (Pack<T>)((Bits<T>)broadcast(T(1)) + (n << mantissa_bits<T>));
+}
+
 template <class T>
 inline constexpr T log2_e = T(1.4426950408889634074);
+
+/// x = e^x for x <= 88 (709): exactly 0 where it is below the normal range, NaN for NaN. It is
+/// 2^n 2^f with n + f = x log2 e; a lookup of the eighths in n leaves a short polynomial for f.
+template <int registers, class T>
+HEED_INLINE void exp(Pack<T>* x) {
+    constexpr T magic = rounding_magic<T> / (has_lookup<T> ? 8 : 1);
+    Pack<T> shifted[registers], f[registers], power[registers], slope[registers];
+#pragma GCC unroll 3
+    for (int w = 0; w < registers; ++w) {
+        shifted[w] = broadcast(magic) + x[w] * broadcast(log2_e<T>);
+        // Fused, the product is exact, and f has no error but its own rounding.
+        f[w] = (broadcast(magic) - shifted[w]) + x[w] * broadcast(log2_e<T>);
+    }
+    if constexpr (has_lookup<T>)
+        exp2_short_slope<registers>(f, slope);
+    else
+        exp2_slope<registers>(f, slope);
+#pragma GCC unroll 3
+    for (int w = 0; w < registers; ++w) {
+        if constexpr (has_lookup<T>)
+            power[w] = power_of_eighths<T>((Bits<T>)shifted[w]);
+        else
+            power[w] = power_of<T>((Bits<T>)shifted[w]);
+        const Pack<T> result = power[w] + power[w] * f[w] * slope[w];
+        x[w] = shifted[w] < broadcast(magic + lowest_exponent<T>) ? Pack<T>{} : result;
+    }
+}
 
 // ---------------------------------------------------------------------------------------------
 // Changes of scores.
@@ -229,9 +287,11 @@ HEED_INLINE Pack<T> tanh(Pack<T> x) {
     x = x < -bound ? -bound : x;
     const Pack<T> exponent = x * broadcast(2 * log2_e<T>);
     const Pack<T> shifted = exponent + broadcast(rounding_magic<T>);
-    const Pack<T> argument = exp2_argument(exponent - (shifted - broadcast(rounding_magic<T>)));
-    const Pack<T> power = (Pack<T>)((Bits<T>)shifted << mantissa_bits<T>);
-    const Pack<T> fraction = exp2_slope(argument) * argument;
+    const Pack<T> f = exponent - (shifted - broadcast(rounding_magic<T>));
+    const Pack<T> power = power_of<T>((Bits<T>)shifted);
+    Pack<T> slope;
+    exp2_slope<1>(&f, &slope);
+    const Pack<T> fraction = slope * f;
     const Pack<T> e = (power - broadcast(T(1))) + power * fraction;
     return e / (e + broadcast(T(2)));
 }
@@ -315,7 +375,8 @@ bool raise_max(const T* tile_max, T* max, T* factor) {
         const auto raised = candidate > old + broadcast(max_margin<T>);
         const Pack<T> now = raised ? candidate : old;
         store(max + w * lanes<T>, now);
-        const Pack<T> change = exp2((old - now) * broadcast(log2_e<T>));
+        Pack<T> change = old - now;
+        exp<1, T>(&change);
         store(factor + w * lanes<T>, raised ? change : broadcast(T(1)));
         any |= (Bits<T>)raised;
     }
@@ -334,16 +395,18 @@ void exponentiate(T* scores, Index keys, const T* max, T* sum) {
         reference[w] = m == broadcast(-std::numeric_limits<T>::infinity()) ? Pack<T>{} : m;
         total[w] = load(sum + w * lanes<T>);
     }
-    for (Index j = 0; j < keys; ++j)
+    for (Index j = 0; j < keys; ++j) {
+        T* const place = scores + j * row;
+        Pack<T> weight[width];
+#pragma GCC unroll 3
+        for (int w = 0; w < width; ++w) weight[w] = load(place + w * lanes<T>) - reference[w];
+        exp<width, T>(weight);
 #pragma GCC unroll 3
         for (int w = 0; w < width; ++w) {
-            T* const place = scores + j * row + w * lanes<T>;
-            // The difference first: scores near the ends of the number line times log2 e are
-            // infinite, and their difference NaN.
-            const Pack<T> weight = exp2((load(place) - reference[w]) * broadcast(log2_e<T>));
-            store(place, weight);
-            total[w] += weight;
+            store(place + w * lanes<T>, weight[w]);
+            total[w] += weight[w];
         }
+    }
     for (int w = 0; w < width; ++w) store(sum + w * lanes<T>, total[w]);
 }
 

@@ -61,10 +61,15 @@ class Shape {
     /// The product of the extents. Throws ShapeError when it does not fit into 63 bits.
     [[nodiscard]] Index element_count() const {
         // With a zero anywhere the count is zero, however large the other extents are.
-        if (std::find(begin(), end(), Index{0}) != end()) return 0;
+        if (is_empty()) return 0;
         detail::CheckedSize<> count("Shape", 1);
         for (Index extent : extents_) count *= static_cast<std::uint64_t>(extent);
         return count.index();
+    }
+
+    /// True without elements: some extent is 0.
+    [[nodiscard]] bool is_empty() const {
+        return std::find(begin(), end(), Index{0}) != end();
     }
 
     /// The same extents with one of them replaced.

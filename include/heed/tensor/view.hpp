@@ -122,7 +122,7 @@ class TensorView {
     [[nodiscard]] Index extent(int d) const { return shape_[d]; }
     [[nodiscard]] Index stride(int d) const { return strides_[static_cast<std::size_t>(d)]; }
     [[nodiscard]] Index element_count() const { return shape_.element_count(); }
-    [[nodiscard]] bool empty() const { return element_count() == 0; }
+    [[nodiscard]] bool empty() const { return shape_.is_empty(); }
 
     /// The element at the given position, e.g. `view(b, h, i, j)`.
     template <std::integral... Positions>
@@ -154,8 +154,8 @@ class TensorView {
                                      " of ", shape_, "; found begin ", begin, ", count ", count);
         // An empty slice has no first element to point at.
         const Shape<Rank> shape = shape_.with(dimension, count);
-        const bool moves = shape.element_count() > 0;
-        return TensorView(moves ? data_ + begin * stride(dimension) : data_, shape, strides_);
+        T* const first = shape.is_empty() ? data_ : data_ + begin * stride(dimension);
+        return TensorView(Part(), first, shape, strides_);
     }
 
     /// One position of one dimension; the result has a dimension less.
@@ -173,8 +173,9 @@ class TensorView {
             extents[static_cast<std::size_t>(to)] = extent(from);
             strides[static_cast<std::size_t>(to++)] = stride(from);
         }
-        return {empty() ? data_ : data_ + position * stride(dimension), Shape<Rank - 1>(extents),
-                strides};
+        using Result = TensorView<T, Rank - 1>;
+        T* const first = empty() ? data_ : data_ + position * stride(dimension);
+        return Result(typename Result::Part(), first, Shape<Rank - 1>(extents), strides);
     }
 
     /// The same elements with dimensions in another order: dimension d of the result is dimension
@@ -192,7 +193,7 @@ class TensorView {
             extents[d] = extent(from);
             strides[d] = stride(from);
         }
-        return TensorView(data_, Shape<Rank>(extents), strides);
+        return TensorView(Part(), data_, Shape<Rank>(extents), strides);
     }
 
     /// Exchanges two dimensions. Throws ShapeError for a dimension that does not exist.
@@ -311,6 +312,14 @@ class TensorView {
     }
 
   private:
+    template <class, int>
+    friend class TensorView;
+
+    /// A part of a view that was checked reaches no farther, and is not checked again.
+    struct Part {};
+    TensorView(Part, T* data, const Shape<Rank>& shape, const Strides<Rank>& strides)
+        : data_(data), shape_(shape), strides_(strides) {}
+
     template <class... Outer>
     T* first_of(Outer... outer) const {
         return empty() ? data_ : data_ + offset({static_cast<Index>(outer)..., Index{0}, Index{0}});

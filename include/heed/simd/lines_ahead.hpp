@@ -1,0 +1,75 @@
+#pragma once
+// Which memory is wanted soon, while there is still arithmetic to do?
+// A list of cache lines that the products ask for on their way, one at each step: all at once they
+// would wait for each other. Asking changes nothing but the time, so any address may be asked for.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "heed/tensor/view.hpp"
+
+namespace heed::inline v0::detail {
+
+class LinesAhead {
+  public:
+    /// Equally spaced addresses in memory.
+    struct Walk {
+        std::uintptr_t first;
+        std::uintptr_t step;
+    };
+
+    /// Appends the rows of a view whose last dimension is contiguous; nothing for other views.
+    template <class T>
+    void add(TensorView<const T, 2> rows) {
+        if (rows.empty() || !rows.has_contiguous_rows()) return;
+        constexpr auto size = static_cast<Index>(sizeof(T));
+        const Index row_bytes = rows.extent(1) * size;
+        const Index stride = rows.stride(0) * size;
+        const auto first = reinterpret_cast<std::uintptr_t>(rows.data());
+        blocks_[size_++] =
+            stride == row_bytes
+                ? Block{first, line, lines_in(rows.extent(0) * row_bytes), 1}
+                : Block{first, stride, rows.extent(0), lines_in(row_bytes)};
+    }
+
+    /// The next lines to ask for, `count` of them or fewer; when none is left, one that is near.
+    [[nodiscard]] Walk take(Index count) {
+        while (next_ < size_) {
+            Block& block = blocks_[next_];
+            if (block.columns == 0) {
+                ++next_;
+                continue;
+            }
+            const Walk walk{block.first + static_cast<std::uintptr_t>(row_ * block.stride),
+                            static_cast<std::uintptr_t>(block.stride)};
+            row_ += count;
+            if (row_ >= block.rows) {
+                row_ = 0;
+                block.first += line;
+                --block.columns;
+            }
+            return walk;
+        }
+        return {reinterpret_cast<std::uintptr_t>(this), 0};
+    }
+
+  private:
+    /// Lines side by side in `columns`, each column walked from row to row.
+    struct Block {
+        std::uintptr_t first;
+        Index stride;
+        Index rows;
+        Index columns;
+    };
+
+    static constexpr Index line = 64;
+    [[nodiscard]] static Index lines_in(Index bytes) { return (bytes + line - 1) / line; }
+
+    std::array<Block, 4> blocks_;
+    std::size_t size_ = 0;
+    std::size_t next_ = 0;
+    Index row_ = 0;
+};
+
+}  // namespace heed::inline v0::detail
