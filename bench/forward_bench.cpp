@@ -101,14 +101,14 @@ struct Tensors {
     T* out;
 
     explicit Tensors(const Problem& p) {
-        static std::vector<T> inputs, outputs;
-        const auto wanted = static_cast<std::size_t>(p.query_count() + 2 * p.key_count());
-        if (inputs.size() < wanted) {
-            inputs.resize(wanted);
-            heed::fill_normal(heed::TensorView<T, 1>(inputs.data(), {std::ssize(inputs)}), 1);
+        static heed::Tensor<T, 1> inputs, outputs;
+        const heed::Index wanted = p.query_count() + 2 * p.key_count();
+        if (inputs.element_count() < wanted) {
+            inputs = heed::Tensor<T, 1>(wanted);
+            heed::fill_normal(inputs.view(), 1);
         }
-        const auto rows = static_cast<std::size_t>(p.query_count());
-        if (outputs.size() < rows) outputs.resize(rows);
+        if (outputs.element_count() < p.query_count())
+            outputs = heed::Tensor<T, 1>(p.query_count());
         q = inputs.data();
         k = q + p.query_count();
         v = k + p.key_count();

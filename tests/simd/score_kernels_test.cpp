@@ -58,6 +58,54 @@ void expect_same(T actual, T expected, const char* what) {
         << what << ": " << actual << ", not " << expected;
 }
 
+TYPED_TEST(ScoreKernels, WeightsAreExponentials) {
+    using T = TypeParam;
+    SCOPED_TRACE(this->random.describe());
+    // x log2 e has the relative error of the constant and, where no multiply-add is fused, of its
+    // own rounding; in the exponent that counts x times. Far from the largest score, where x is
+    // large, the weight is as small.
+    const double errors = this->kernels.isa == heed::Isa::baseline ? 2 : 1;
+    const T lowest = std::log(std::numeric_limits<T>::min());
+    const auto lanes = static_cast<std::size_t>(this->kernels.lanes);
+    const std::size_t keys = 5000;
+    std::vector<T> scores(keys * lanes), max(lanes), sum(lanes, T(0));
+    for (T& m : max) m = static_cast<T>(this->random.normal());
+    for (T& score : scores)
+        score = static_cast<T>(this->random.uniform(static_cast<double>(lowest) + 4, 4.0));
+    std::vector<T> weights = scores;
+    this->kernels.exponentiate[0](weights.data(), static_cast<Index>(keys), max.data(), sum.data());
+    for (std::size_t n = 0; n < scores.size(); ++n) {
+        const T x = scores[n] - max[n % lanes];
+        const T expected = static_cast<T>(std::exp(static_cast<long double>(x)));
+        const auto error = support::ulp_distance(weights[n], expected);
+        EXPECT_LE(static_cast<double>(error), 2 + errors * static_cast<double>(std::abs(x)))
+            << "exp(" << x << ") became " << weights[n] << ", not " << expected;
+    }
+}
+
+TYPED_TEST(ScoreKernels, WeightsAreExactAtTheEnds) {
+    using T = TypeParam;
+    const auto lanes = static_cast<std::size_t>(this->kernels.lanes);
+    const T lowest = std::log(std::numeric_limits<T>::min());
+    const auto weight_of = [&](T score, T largest) {
+        std::vector<T> scores(lanes, score), max(lanes, largest), sum(lanes, T(0));
+        this->kernels.exponentiate[0](scores.data(), 1, max.data(), sum.data());
+        EXPECT_EQ(support::ulp_distance(sum[0], scores[0]), 0u);
+        return scores[lanes - 1];
+    };
+    constexpr T huge = std::numeric_limits<T>::max();
+    EXPECT_EQ(weight_of(T(7), T(7)), T(1));
+    EXPECT_EQ(weight_of(huge, huge), T(1));
+    EXPECT_EQ(weight_of(-huge, -huge), T(1));
+    EXPECT_EQ(weight_of(-huge, huge), T(0));
+    EXPECT_EQ(weight_of(-this->infinity, T(7)), T(0));
+    EXPECT_EQ(weight_of(-this->infinity, -this->infinity), T(0));
+    EXPECT_EQ(weight_of(lowest - T(1), T(0)), T(0));
+    EXPECT_GT(weight_of(lowest + T(1), T(0)), T(0));
+    EXPECT_TRUE(std::isnan(weight_of(this->not_a_number, T(7))));
+    EXPECT_TRUE(std::isnan(weight_of(this->infinity, this->infinity)));
+}
+
 TYPED_TEST(ScoreKernels, SoftCapIsTanhWithinFewUnitsOfTheLastPlace) {
     using T = TypeParam;
     SCOPED_TRACE(this->random.describe());

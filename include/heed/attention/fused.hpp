@@ -258,8 +258,8 @@ class QueryTile {
         const Index lane = step.first_register * kernels_.lanes;
         kernels_.values[step.end_register - step.first_register - 1](
             v.data + step.keys.begin * v.stride, v.stride, step.keys.end - step.keys.begin,
-            plan_.shape.value_dim, s_.scores + step.keys.begin * row_ + lane, own_.out + lane,
-            row_, ahead);
+            plan_.shape.value_dim, s_.scores + step.keys.begin * row_ + lane, own_.out + lane, row_,
+            ahead);
     }
 
     /// Applies what changes or hides scores, stage by stage, and renews the maximum.

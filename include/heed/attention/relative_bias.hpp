@@ -83,10 +83,30 @@ struct SwinRule {
     Index width;
     template <class C>
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
-        return add_bias(score, tensor(tensor.extent(0) / 2 + place(at.q) - place(at.k), at.h));
+        return add_bias(score, tensor(row_of(at), at.h));
+    }
+    template <class C>
+    void modify_tile(const ScoreTile<C>& tile) const {
+        ScoreIndex at = tile.first;
+        for (Index i = 0; i < tile.queries; ++i, ++at.q) {
+            C* const biases = tile.scratch + i * tile.keys;
+            Index row = row_of(at);
+            Index column = at.k % width;
+            for (Index j = 0; j < tile.keys; ++j, --row, ++column) {
+                if (column == width) {  // the next key begins a row of the window
+                    column = 0;
+                    row -= width - 1;
+                }
+                biases[j] = convert<C>(tensor(row, at.h));
+            }
+        }
+        tile.add(TensorView<const C, 2>(tile.scratch, {tile.queries, tile.keys}));
     }
 
   private:
+    [[nodiscard]] Index row_of(const ScoreIndex& at) const {
+        return tensor.extent(0) / 2 + place(at.q) - place(at.k);
+    }
     /// row * (2 width - 1) + column
     [[nodiscard]] Index place(Index token) const { return token + token / width * (width - 1); }
 };

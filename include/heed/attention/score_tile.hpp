@@ -126,14 +126,20 @@ void hide_each(const Rule& rule, const ScoreTile<C>& tile) {
     });
 }
 
+/// One row where all rows are the same memory, else all.
+template <class T>
+[[nodiscard]] TensorView<const T, 2> distinct_rows(TensorView<const T, 2> rows) {
+    return rows.stride(0) == 0 ? rows.slice(0, 0, 1) : rows;
+}
+
 /// What flags [queries, keys] show of a tile, one byte to a flag.
 [[nodiscard]] inline Coverage coverage_of(TensorView<const std::uint8_t, 2> flags, bool visible) {
     if (!flags.has_contiguous_rows()) return Coverage::some;
     const auto keys = static_cast<std::size_t>(flags.extent(1));
-    const Index rows = flags.stride(0) == 0 ? 1 : flags.extent(0);
+    const TensorView<const std::uint8_t, 2> rows = distinct_rows(flags);
     bool any_clear = false, any_set = false;
-    for (Index i = 0; i < rows && !(any_clear && any_set); ++i) {
-        const std::uint8_t* const row = flags.row(i);
+    for (Index i = 0; i < rows.extent(0) && !(any_clear && any_set); ++i) {
+        const std::uint8_t* const row = rows.row(i);
         any_clear = any_clear || std::memchr(row, 0, keys) != nullptr;
         any_set = any_set || row[0] != 0 || std::memcmp(row, row + 1, keys - 1) != 0;
     }
@@ -145,9 +151,10 @@ void hide_each(const Rule& rule, const ScoreTile<C>& tile) {
 template <class T>
 [[nodiscard]] Coverage coverage_of(TensorView<const T, 2> bias) {
     constexpr double hidden = -std::numeric_limits<double>::infinity();
-    for (Index i = 0; i < bias.extent(0); ++i)
-        for (Index j = 0; j < bias.extent(1); ++j)
-            if (static_cast<double>(bias(i, j)) != hidden) return Coverage::all;
+    const TensorView<const T, 2> rows = distinct_rows(bias);
+    for (Index i = 0; i < rows.extent(0); ++i)
+        for (Index j = 0; j < rows.extent(1); ++j)
+            if (static_cast<double>(rows(i, j)) != hidden) return Coverage::all;
     return Coverage::none;
 }
 

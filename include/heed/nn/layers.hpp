@@ -38,6 +38,18 @@ void fill_xavier(TensorView<T, 2> weight, std::uint64_t seed) {
     fill_uniform(weight, seed, -bound, bound);
 }
 
+/// What norms have in common: y has the shape of x.
+template <class Derived, class T>
+class Norm : public Module<Derived> {
+  public:
+    template <TensorLike X>
+    [[nodiscard]] Tensor<T, X::rank()> operator()(const X& x) const {
+        Tensor<T, X::rank()> y(read(x).shape());
+        static_cast<const Derived&>(*this).forward(read(x), y.view());
+        return y;
+    }
+};
+
 }  // namespace detail
 
 /// y = x W^T + b. Parameters: "weight" [out_features, in_features], "bias" [out_features].
@@ -97,7 +109,7 @@ class Linear : public Module<Linear<T>> {
 /// LayerNorm over the last dimension. Parameters: "weight" [features] (1 at first), "bias"
 /// [features] (0 at first).
 template <ComputeScalar T>
-class LayerNorm : public Module<LayerNorm<T>> {
+class LayerNorm : public detail::Norm<LayerNorm<T>, T> {
   public:
     struct Options {
         Index features = 0;
@@ -120,13 +132,6 @@ class LayerNorm : public Module<LayerNorm<T>> {
         layer_norm(x, weight_, bias_, epsilon_, y);
     }
 
-    template <TensorLike X>
-    [[nodiscard]] Tensor<T, X::rank()> operator()(const X& x) const {
-        Tensor<T, X::rank()> y(read(x).shape());
-        forward(read(x), y.view());
-        return y;
-    }
-
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
         visit(prefix + "weight", self.weight_.view());
@@ -141,7 +146,7 @@ class LayerNorm : public Module<LayerNorm<T>> {
 
 /// RMSNorm over the last dimension. Parameter: "weight" [features] (1 at first).
 template <ComputeScalar T>
-class RMSNorm : public Module<RMSNorm<T>> {
+class RMSNorm : public detail::Norm<RMSNorm<T>, T> {
   public:
     struct Options {
         Index features = 0;
@@ -160,13 +165,6 @@ class RMSNorm : public Module<RMSNorm<T>> {
     template <int Rank>
     void forward(InputView<T, Rank> x, TensorView<T, Rank> y) const {
         rms_norm(x, weight_, epsilon_, y);
-    }
-
-    template <TensorLike X>
-    [[nodiscard]] Tensor<T, X::rank()> operator()(const X& x) const {
-        Tensor<T, X::rank()> y(read(x).shape());
-        forward(read(x), y.view());
-        return y;
     }
 
     template <class Self, class Visitor>

@@ -27,10 +27,9 @@ class LinesAhead {
         const Index row_bytes = rows.extent(1) * size;
         const Index stride = rows.stride(0) * size;
         const auto first = reinterpret_cast<std::uintptr_t>(rows.data());
-        blocks_[size_++] =
-            stride == row_bytes
-                ? Block{first, line, lines_in(rows.extent(0) * row_bytes), 1}
-                : Block{first, stride, rows.extent(0), lines_in(row_bytes)};
+        blocks_[size_++] = stride == row_bytes
+                               ? Block{first, line, lines_in(rows.extent(0) * row_bytes), 1}
+                               : Block{first, stride, rows.extent(0), lines_in(row_bytes)};
     }
 
     /// The next lines to ask for, `count` of them or fewer; when none is left, one that is near.

@@ -99,8 +99,7 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
 /// All rows: as many at once as fit, then half as many, and so on down to one.
 template <int rows, int width, Product kind, class T>
 HEED_INLINE void product_rows(const T* a, Index row_stride, Index step, Index total, const T* b,
-                              Index count, T* c, Index row, Pack<T>* largest,
-                              LinesAhead& ahead) {
+                              Index count, T* c, Index row, Pack<T>* largest, LinesAhead& ahead) {
     Index r = 0;
     for (; r + rows <= total; r += rows)
         product_block<rows, width, kind>(a + r * row_stride, row_stride, step, b, count,
@@ -152,12 +151,11 @@ HEED_INLINE void exp2_slope(const Pack<float>* f, Pack<float>* slope) {
 }
 template <int registers>
 HEED_INLINE void exp2_slope(const Pack<double>* f, Pack<double>* slope) {
-    constexpr double c[] = {6.931471805599453258e-1,  2.4022650695910131263e-1,
-                            5.5504108664820084015e-2, 9.6181291075941190443e-3,
-                            1.3333558146774446979e-3, 1.5403530457112674985e-4,
-                            1.5252733493281686504e-5, 1.3215435282350953223e-6,
-                            1.0178199512506116281e-7, 7.0737831948827469464e-9,
-                            4.4347795381578016768e-10};
+    constexpr double c[] = {
+        6.931471805599453258e-1,  2.4022650695910131263e-1, 5.5504108664820084015e-2,
+        9.6181291075941190443e-3, 1.3333558146774446979e-3, 1.5403530457112674985e-4,
+        1.5252733493281686504e-5, 1.3215435282350953223e-6, 1.0178199512506116281e-7,
+        7.0737831948827469464e-9, 4.4347795381578016768e-10};
     polynomial<registers>(c, f, slope);
 }
 

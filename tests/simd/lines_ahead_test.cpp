@@ -1,0 +1,77 @@
+// Does a list of lines name every cache line of the rows that were added, and then only one that is
+// near?
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <set>
+#include <vector>
+
+#include "heed/simd/lines_ahead.hpp"
+#include "heed/tensor/tensor.hpp"
+
+namespace {
+
+using heed::Index;
+using heed::TensorView;
+using heed::detail::LinesAhead;
+
+constexpr std::uintptr_t line = 64;
+
+/// The lines that so many calls of take() name.
+std::set<std::uintptr_t> lines_of(LinesAhead& ahead, int calls, Index count) {
+    std::set<std::uintptr_t> lines;
+    for (int call = 0; call < calls; ++call) {
+        const LinesAhead::Walk walk = ahead.take(count);
+        for (Index n = 0; n < count; ++n)
+            lines.insert((walk.first + static_cast<std::uintptr_t>(n) * walk.step) / line);
+    }
+    return lines;
+}
+
+template <class T>
+void expect_all_named(const std::set<std::uintptr_t>& lines, TensorView<const T, 2> rows) {
+    for (Index r = 0; r < rows.extent(0); ++r)
+        for (Index c = 0; c < rows.extent(1); ++c)
+            ASSERT_TRUE(lines.contains(reinterpret_cast<std::uintptr_t>(&rows(r, c)) / line))
+                << "row " << r << ", column " << c;
+}
+
+/// Ten rows of 40 floats are 25 lines when dense and 30 when each row has its own.
+TEST(LinesAhead, NamesEveryLineOfDenseRows) {
+    const heed::Tensor<float, 2> rows({10, 40});
+    LinesAhead ahead;
+    ahead.add(TensorView<const float, 2>(rows));
+    const auto lines = lines_of(ahead, 4, 7);
+    expect_all_named<float>(lines, rows);
+    EXPECT_LE(lines.size(), 28u) << "lines that nobody wants";
+}
+
+TEST(LinesAhead, NamesEveryLineOfRowsApart) {
+    const heed::Tensor<double, 3> rows({10, 5, 24});
+    const auto apart = rows.view().select(1, 3);
+    LinesAhead ahead;
+    ahead.add(apart);
+    expect_all_named<double>(lines_of(ahead, 6, 5), apart);
+}
+
+TEST(LinesAhead, NamesSeveralBlocksOneAfterAnother) {
+    const heed::Tensor<float, 2> a({16, 16}), b({16, 16});
+    LinesAhead ahead;
+    ahead.add(TensorView<const float, 2>(a));
+    ahead.add(TensorView<const float, 2>(b));
+    expect_all_named<float>(lines_of(ahead, 1, 16), a);
+    expect_all_named<float>(lines_of(ahead, 1, 16), b);
+}
+
+TEST(LinesAhead, NamesItselfWhenNothingIsLeft) {
+    const heed::Tensor<float, 2> rows({4, 16}), none({0, 16});
+    LinesAhead ahead;
+    ahead.add(TensorView<const float, 2>(none));
+    ahead.add(TensorView<const float, 2>(rows).transpose(0, 1));
+    const LinesAhead::Walk walk = ahead.take(100);
+    EXPECT_EQ(walk.first, reinterpret_cast<std::uintptr_t>(&ahead));
+    EXPECT_EQ(walk.step, 0u);
+}
+
+}  // namespace
