@@ -71,8 +71,8 @@ struct TileKernels {
     bool (*raise_max[max_tile_width])(const T* tile_max, T* max, T* factor);
 
     /// scores[j][i] = exp(scores[j][i] - max[i]), exactly 0 for minus infinity and below the
-    /// normal range; sum[i] += sum_j of them. Relative to x = scores[j][i] - max[i], each is within
-    /// 2 + |x| units of the last place (2 + 2 |x| without fused multiply-add).
+    /// normal range; sum[i] += sum_j of them. Each is within 2 + 2 |x| units of
+    /// the last place, x being the difference.
     void (*exponentiate[max_tile_width])(T* scores, Index keys, const T* max, T* sum);
 
     /// weights[j][i] = scale * weights[j][i] where kept, else 0.
