@@ -19,7 +19,7 @@ define build_and_test
 endef
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test campaign bench memory peers conformance asan tsan aarch64 format \
+.PHONY: help demo test campaign bench memory compilers peers conformance asan tsan aarch64 format \
     format-check tidy clean
 
 help: ## show this
@@ -55,6 +55,10 @@ memory: ## what an attention takes by length, beside one that keeps its weights
 	@$(call configure,bench)
 	@$(call build,bench) --target heed_bench_memory
 	@build/bench/bench/heed_bench_memory
+
+compilers: ## speed by compiler and flags, and the time that compiling takes; some minutes
+	@cmake/setup.sh compilers
+	@bench/compilers/run.sh build/compilers
 
 peers: ## compare with PyTorch and ONNX Runtime (PEERS_ARGS=--quick, PYTHON=one that has them)
 	@cmake/setup.sh bench

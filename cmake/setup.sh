@@ -7,7 +7,7 @@ set -uo pipefail
 
 usage() {
     cat <<'END'
-usage: cmake/setup.sh demo|test|bench|aarch64|format|tidy
+usage: cmake/setup.sh demo|test|bench|compilers|aarch64|format|tidy
                                                 install what is missing for that
        cmake/setup.sh compiler                      print the compiler that will be used
 CXX names a compiler of your own; CMAKE_PREFIX_PATH a place with packages of your own.
@@ -77,6 +77,10 @@ missing() {
         tidy) want essential clang-tidy "clang-tidy" has_command run-clang-tidy ;;
     esac
     [[ $need == format ]] && return
+    if [[ $need == compilers ]]; then
+        want optional clang "clang++ (the other compiler)" has_command clang++
+        need=bench
+    fi
 
     want essential COMPILER "a C++20 compiler: g++ 12, clang++ 14 or newer" \
         find_compiler
@@ -176,7 +180,7 @@ main() {
     local purpose=${1:-}
     case $purpose in
         compiler) find_compiler || echo "${CXX:-c++}"; return ;;
-        demo | test | bench | aarch64 | format | tidy) ;;
+        demo | test | bench | compilers | aarch64 | format | tidy) ;;
         -h | --help) usage; return ;;
         *) usage >&2; return 2 ;;
     esac

@@ -282,12 +282,13 @@ TEST(Explain, CountsWhatTheKernelsAreAskedFor) {
             std::vector<float> memory(heed::detail::FusedScratch<float>::element_count(s).bytes());
             const heed::detail::FusedScratch<float> scratch(s, memory.data());
             const heed::detail::QueryTiling tiling(s.q_len, kernels.lanes);
+            const heed::detail::GroupAttention<decltype(plan), float> groups(plan, kernels, tiling);
             const Index group = random.integer(1, 2);
             for (Index b = 0; b < s.batch; ++b)
                 for (Index h = 0; h < s.heads; ++h)
                     for (Index t = 0; t < tiling.count(); t += group)
-                        heed::detail::attend_group(plan, kernels, scratch, b, h, tiling,
-                                                   {t, std::min(t + group, tiling.count())});
+                        groups.attend({b, h, t, std::min(t + group, tiling.count())}, nullptr,
+                                      scratch);
             const AttentionExplanation e = explain(in.q, in.k, in.v, mask);
             EXPECT_EQ(e.computed_pairs, CountedKernels::pairs);
             EXPECT_EQ(e.computed_pairs, CountedKernels::product_of_values);
