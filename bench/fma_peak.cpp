@@ -33,68 +33,9 @@ struct Probe {
     double flops_per_round;
 };
 
-#if HEED_HAS_X86_KERNELS
-namespace avx512 {
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,fma,prefer-vector-width=512")
-#endif
-#define BENCH_VECTOR_BYTES 64
-#define BENCH_CHAINS 24
-#include "fma_peak.inl"
-#undef BENCH_VECTOR_BYTES
-#undef BENCH_CHAINS
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-}  // namespace avx512
-
-namespace avx2 {
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,no-avx512f"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,no-avx512f")
-#endif
-#define BENCH_VECTOR_BYTES 32
-#define BENCH_CHAINS 14
-#include "fma_peak.inl"
-#undef BENCH_VECTOR_BYTES
-#undef BENCH_CHAINS
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-}  // namespace avx2
-#endif
-
-namespace baseline {
-#if HEED_HAS_X86_KERNELS && defined(__clang__)
-#pragma clang attribute push(__attribute__((target("sse2,no-avx"))), apply_to = function)
-#elif HEED_HAS_X86_KERNELS
-#pragma GCC push_options
-#pragma GCC target("sse2,no-avx")
-#endif
-#define BENCH_VECTOR_BYTES 16
-#if defined(__aarch64__)
-#define BENCH_CHAINS 24
-#else
-#define BENCH_CHAINS 12
-#endif
-#include "fma_peak.inl"
-#undef BENCH_VECTOR_BYTES
-#undef BENCH_CHAINS
-#if HEED_HAS_X86_KERNELS && defined(__clang__)
-#pragma clang attribute pop
-#elif HEED_HAS_X86_KERNELS
-#pragma GCC pop_options
-#endif
-}  // namespace baseline
+#define HEED_KERNEL_TEXT "fma_peak.inl"
+#include "heed/simd/for_each_isa.inl"
+#undef HEED_KERNEL_TEXT
 
 template <class T>
 const Probe<T>& probe_of(heed::Isa isa) {

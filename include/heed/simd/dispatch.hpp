@@ -31,77 +31,9 @@ extern template const TileKernels<double>& tile_kernels<double>();
 #endif
 
 #if HEED_DEFINES_KERNELS
-#if HEED_HAS_X86_KERNELS
-
-namespace avx512 {
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512")
-#endif
-#define HEED_VECTOR_BYTES 64
-#define HEED_VECTOR_REGISTERS 32
-#define HEED_ISA_OF_TABLE Isa::avx512
-#include "heed/simd/tile_kernels.inl"
-#undef HEED_VECTOR_BYTES
-#undef HEED_VECTOR_REGISTERS
-#undef HEED_ISA_OF_TABLE
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-}  // namespace avx512
-
-namespace avx2 {
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,no-avx512f"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,no-avx512f")
-#endif
-#define HEED_VECTOR_BYTES 32
-#define HEED_VECTOR_REGISTERS 16
-#define HEED_ISA_OF_TABLE Isa::avx2
-#include "heed/simd/tile_kernels.inl"
-#undef HEED_VECTOR_BYTES
-#undef HEED_VECTOR_REGISTERS
-#undef HEED_ISA_OF_TABLE
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-}  // namespace avx2
-
-#endif
-
-namespace baseline {
-#if HEED_HAS_X86_KERNELS && defined(__clang__)
-#pragma clang attribute push(__attribute__((target("sse2,no-avx"))), apply_to = function)
-#elif HEED_HAS_X86_KERNELS
-#pragma GCC push_options
-#pragma GCC target("sse2,no-avx")
-#endif
-#define HEED_VECTOR_BYTES 16
-#if defined(__aarch64__)
-#define HEED_VECTOR_REGISTERS 32
-#else
-#define HEED_VECTOR_REGISTERS 16
-#endif
-#define HEED_ISA_OF_TABLE Isa::baseline
-#include "heed/simd/tile_kernels.inl"
-#undef HEED_VECTOR_BYTES
-#undef HEED_VECTOR_REGISTERS
-#undef HEED_ISA_OF_TABLE
-#if HEED_HAS_X86_KERNELS && defined(__clang__)
-#pragma clang attribute pop
-#elif HEED_HAS_X86_KERNELS
-#pragma GCC pop_options
-#endif
-}  // namespace baseline
+#define HEED_KERNEL_TEXT "heed/simd/tile_kernels.inl"
+#include "heed/simd/for_each_isa.inl"
+#undef HEED_KERNEL_TEXT
 
 template <class T>
 const TileKernels<T>& tile_kernels() {

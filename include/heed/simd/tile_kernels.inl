@@ -1,6 +1,5 @@
 // How does one instruction set work on a tile?
-// No #pragma once: included by dispatch.hpp once for each instruction set, inside a namespace and
-// target region of its own, with HEED_VECTOR_BYTES and HEED_VECTOR_REGISTERS defined.
+// No #pragma once: for_each_isa.inl includes it once for each instruction set.
 //
 // Rules of this file: a pack never crosses the boundary of a function that is not inlined, nothing
 // here takes a lambda, and no std:: function takes a pack; each would compile for the wrong
@@ -695,7 +694,7 @@ void finish(const T* out, Index row, Index value_dim, Index queries, const T* su
 
 template <class T>
 inline constexpr TileKernels<T> table = {
-    HEED_ISA_OF_TABLE,
+    HEED_ISA_OF_TEXT,
     lanes<T>,
     load_queries<T>,
     {scores<1, T>, scores<2, T>, scores<3, T>},
