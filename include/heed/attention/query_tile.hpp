@@ -1,0 +1,199 @@
+#pragma once
+// How does one tile of queries pass over the keys?
+// The online softmax (FlashAttention 2, arXiv 2307.08691) of some queries of one head: its state,
+// one step for each tile of keys, and the rows of the output at the end.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "heed/attention/key_tile.hpp"
+#include "heed/attention/plan.hpp"
+#include "heed/attention/tiling.hpp"
+
+namespace heed::inline v0::detail {
+
+/// One tile of queries of one head, from scores to rows of the output.
+template <class Plan, class C>
+class QueryTile {
+  public:
+    using Keys = KeyTile<Plan, C>;
+
+    QueryTile(const Plan& plan, const TileKernels<C>& kernels, const FusedScratch<C>& scratch,
+              const QueryTileScratch<C>& own, const ScoreIndex& first, int width)
+        : plan_(plan),
+          kernels_(kernels),
+          s_(scratch),
+          own_(own),
+          at_(first),
+          queries_(std::min<Index>(width * kernels.lanes, plan.shape.q_len - first.q)),
+          row_(width * kernels.lanes),
+          width_(width),
+          changes_scores_(plan.rules.changes_scores()),
+          sink_(plan.rules.template sink<C>(at_)) {}
+
+    /// Beyond it no query sees a key, as far as intervals tell.
+    [[nodiscard]] const KeyRange& some() const { return ranges_.some(); }
+
+    /// Transposes the queries onto lanes, clears the state and asks the masks which keys matter.
+    void load() {
+        const TensorView<const typename decltype(plan_.q)::value_type, 2> q =
+            plan_.q.select(0, at_.b).select(0, at_.h);
+        // The place for keys is free until the first of them, and a tile has more keys than
+        // queries.
+        const TileRows<C> rows(q.slice(0, at_.q, queries_), s_.keys);
+        kernels_.load_queries(rows.data, rows.stride, queries_, plan_.shape.head_dim, plan_.scale,
+                              own_.queries, row_);
+        std::fill_n(own_.out, row_ * plan_.shape.value_dim, C(0));
+        std::fill_n(own_.max, row_, sink_);
+        std::fill_n(own_.sum, row_, has_sink() ? C(1) : C(0));
+        ranges_ = TileRanges(plan_.rules, at_, queries_, plan_.shape.kv_len, own_.range);
+    }
+
+    /// One step of the online softmax, over the keys of a tile that some query may see.
+    void attend(Keys& tile_of_keys, LinesAhead& ahead) {
+        const auto [first, end] = some().intersect(tile_of_keys.keys());
+        if (first >= end) return;
+        const Index count = end - first;
+        const ScoreTile<C> tile{
+            kernels_, {at_.b, at_.h, at_.q, first}, queries_, count, s_.scores, row_, s_.hidden};
+        const Coverage flags = plan_.rules.coverage(tile);
+        if (flags == Coverage::none) return;
+        const bool in_range = ranges_.all_see(first, count);
+        ranges_.find_steps(first, count, kernels_.lanes, width_, steps_);
+        const TileRows<C> k = tile_of_keys.keys_from(first);
+        for (const TileStep& step : steps_) compute_scores(k, step, ahead);
+        edit_scores(tile, in_range, flags);
+
+        // Where every query sees every key, poison is theirs, and the product spreads it.
+        const bool all_seen =
+            in_range && flags == Coverage::all && !changes_scores_ && !plan_.dropout.active();
+        const bool poison =
+            all_seen ? tile_of_keys.poison_is_out() : tile_of_keys.take_poison_out();
+        if (poison) std::copy_n(s_.scores, count * row_, s_.hidden);
+        const int w = width_ - 1;
+        // Before the first keys there is nothing to rescale but the exponential of a sink.
+        if (kernels_.raise_max[w](s_.tile_max, own_.max, s_.factor) &&
+            (first > some().begin || has_sink())) {
+            kernels_.rescale[w](own_.sum, 1, s_.factor);
+            kernels_.rescale[w](own_.out, plan_.shape.value_dim, s_.factor);
+        }
+        kernels_.exponentiate[w](s_.scores, count, own_.max, own_.sum);
+        if (plan_.dropout.active()) drop_weights(first, count);
+        const TileRows<C> v = tile_of_keys.values_from(first);
+        for (const TileStep& step : steps_) accumulate_values(v, step, ahead);
+        if (poison) add_poison(tile_of_keys, first, count);
+    }
+
+    /// Divides by the sums and writes the rows of the output and the log-sum-exp.
+    void store() {
+        using T = typename decltype(plan_.out)::value_type;
+        const TensorView<T, 2> out =
+            plan_.out.select(0, at_.b).select(0, at_.h).slice(0, at_.q, queries_);
+        const Index features = plan_.shape.value_dim;
+        bool in_place = false;
+        if constexpr (std::is_same_v<T, C>) in_place = out.has_contiguous_rows();
+        if (in_place) {
+            if constexpr (std::is_same_v<T, C>)
+                kernels_.finish(own_.out, row_, features, queries_, own_.sum, out.data(),
+                                out.stride(0));
+        } else {
+            kernels_.finish(own_.out, row_, features, queries_, own_.sum, s_.rows, features);
+            copy(TensorView<const C, 2>(s_.rows, Shape<2>(queries_, features)), out);
+        }
+        if (!is_wanted(plan_.options.lse)) return;
+        // Without a visible key, -inf + log(0) is -inf; with nothing but NaN, -inf + NaN is NaN.
+        constexpr C infinity = std::numeric_limits<C>::infinity();
+        for (Index i = 0; i < queries_; ++i)
+            plan_.options.lse(at_.b, at_.h, at_.q + i) =
+                own_.max[i] == infinity ? infinity : own_.max[i] + std::log(own_.sum[i]);
+    }
+
+  private:
+    [[nodiscard]] bool has_sink() const { return sink_ > -std::numeric_limits<C>::infinity(); }
+
+    void compute_scores(const TileRows<C>& k, const TileStep& step, LinesAhead& ahead) {
+        const Index lane = step.first_register * kernels_.lanes;
+        kernels_.scores[step.end_register - step.first_register - 1](
+            k.data + step.keys.begin * k.stride, k.stride, step.keys.end - step.keys.begin,
+            plan_.shape.head_dim, own_.queries + lane, s_.scores + step.keys.begin * row_ + lane,
+            row_, s_.tile_max + lane, ahead);
+    }
+
+    void accumulate_values(const TileRows<C>& v, const TileStep& step, LinesAhead& ahead) {
+        const Index lane = step.first_register * kernels_.lanes;
+        kernels_.values[step.end_register - step.first_register - 1](
+            v.data + step.keys.begin * v.stride, v.stride, step.keys.end - step.keys.begin,
+            plan_.shape.value_dim, s_.scores + step.keys.begin * row_ + lane, own_.out + lane, row_,
+            ahead);
+    }
+
+    /// Applies what changes or hides scores, stage by stage, and renews the maximum.
+    void edit_scores(const ScoreTile<C>& tile, bool in_range, Coverage flags) {
+        if (changes_scores_) plan_.rules.cap_tile(tile);
+        if (!in_range) hide_keys(tile.first.k, tile.keys);
+        if (flags == Coverage::some) plan_.rules.hide_tile(tile);
+        if (changes_scores_) plan_.rules.modify_tile(tile);
+        if (changes_scores_ || flags == Coverage::some)
+            kernels_.row_max[width_ - 1](s_.scores, tile.keys, s_.tile_max);
+    }
+
+    /// Hides the keys outside each query's interval and renews the maximum.
+    void hide_keys(Index first, Index count) {
+        for (Index i = 0; i < row_; ++i) {
+            const KeyRange range = ranges_.of(i);
+            s_.first_key[i] = static_cast<C>(std::clamp<Index>(range.begin - first, 0, count));
+            s_.end_key[i] = static_cast<C>(std::clamp<Index>(range.end - first, 0, count));
+        }
+        kernels_.hide_outside[width_ - 1](s_.scores, count, s_.first_key, s_.end_key, s_.tile_max);
+    }
+
+    [[nodiscard]] std::uint32_t head() const {
+        return static_cast<std::uint32_t>(at_.b * plan_.shape.heads + at_.h);
+    }
+
+    [[nodiscard]] bool is_kept(Index i, Index key) const {
+        return plan_.dropout.keeps(head(), static_cast<std::uint32_t>(at_.q + i),
+                                   static_cast<std::uint64_t>(key));
+    }
+
+    void drop_weights(Index first, Index count) {
+        kernels_.drop(s_.scores, row_, count,
+                      plan_.dropout.tile(head(), static_cast<std::uint32_t>(at_.q),
+                                         static_cast<std::uint64_t>(first)),
+                      static_cast<C>(plan_.dropout.scale()));
+    }
+
+    /// Adds the values that were taken out, for the queries that see them: a query that must not
+    /// keeps the bits that it has with any finite number there.
+    void add_poison(const Keys& keys, Index first, Index count) {
+        for (Index j = 0; j < count; ++j)
+            for (Index c = 0; c < plan_.shape.value_dim; ++c) {
+                const C value = keys.value(first + j, c);
+                if (!std::isfinite(value)) add_poison(value, first, j, own_.out + c * row_);
+            }
+    }
+
+    void add_poison(C value, Index first, Index j, C* out) {
+        for (Index i = 0; i < queries_; ++i) {
+            if (s_.hidden[j * row_ + i] == -std::numeric_limits<C>::infinity()) continue;
+            if (plan_.dropout.active() && !is_kept(i, first + j)) continue;
+            out[i] += s_.scores[j * row_ + i] * value;
+        }
+    }
+
+    const Plan& plan_;
+    const TileKernels<C>& kernels_;
+    const FusedScratch<C>& s_;
+    QueryTileScratch<C> own_;
+    ScoreIndex at_;  ///< the first query
+    Index queries_;
+    Index row_;
+    int width_;
+    bool changes_scores_;
+    C sink_;             ///< a score without a value that each query has seen before all keys
+    TileRanges ranges_;  ///< which keys the queries see
+    TileSteps steps_;    ///< of the key tile at work
+};
+
+}  // namespace heed::inline v0::detail
