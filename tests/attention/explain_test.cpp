@@ -362,7 +362,7 @@ TEST(Explain, IsPrinted) {
               "path:       fused, because neither weights nor scores are asked for\n"
               "kernels:    baseline, 4 lanes of float\n"
               "tiles:      12 queries x 128 keys; 9 in all, 3 skipped, 2 full, 4 partial\n"
-              "operations: 0.000729 GFLOP, of which 0.000638 for visible pairs\n"
+              "operations: 0.729 MFLOP, of which 0.638 for visible pairs\n"
               "memory:     " +
                   kib(e.scratch_bytes) + " KiB of scratch, " + kib(e.scratch_bytes_per_worker) +
                   " for each worker\n"

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <limits>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "heed/attention/mask.hpp"
@@ -34,6 +36,9 @@ namespace detail {
 /// A user's function as a rule: it needs no sizes.
 template <class F>
 struct FunctionRule {
+    static_assert(!std::same_as<std::invoke_result_t<const F&, float, ScoreIndex>, bool>,
+                  "a score function returns a score, not whether a key is visible: to hide the "
+                  "key, return minus infinity");
     F function;
     template <class C>
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {

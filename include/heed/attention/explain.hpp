@@ -267,6 +267,8 @@ template <StorageScalar T = float, ScorePart Mask = NoMask>
 /// A few lines to read, each "what: how much".
 [[nodiscard]] inline std::string to_string(const AttentionExplanation& e) {
     const auto kib = [](std::size_t bytes) { return (bytes + 1023) / 1024; };
+    const bool few = e.computed_flops < 1e8;
+    const double unit = few ? 1e6 : 1e9;
     std::ostringstream text;
     text.precision(3);
     text << "path:       " << path_name(e.path) << ", because " << e.reason << '\n';
@@ -280,8 +282,8 @@ template <StorageScalar T = float, ScorePart Mask = NoMask>
         text << "rows:       of " << e.key_tile << " keys, in " << e.compute_type << '\n';
     if (e.group_tiles > 1)
         text << "groups:     " << e.group_tiles << " query tiles pass over the keys together\n";
-    text << "operations: " << e.computed_flops / 1e9 << " GFLOP, of which " << e.visible_flops / 1e9
-         << " for visible pairs\n"
+    text << "operations: " << e.computed_flops / unit << (few ? " MFLOP" : " GFLOP")
+         << ", of which " << e.visible_flops / unit << " for visible pairs\n"
          << "memory:     " << kib(e.scratch_bytes) << " KiB of scratch, "
          << kib(e.scratch_bytes_per_worker) << " for each worker\n"
          << "workers:    " << e.workers << '\n'

@@ -222,8 +222,8 @@ class Alignment {
                 if (queries != keys)
                     detail::fail<ArgumentError>(
                         where,
-                        "the alignment must be named (top_left, bottom_right or an offset) "
-                        "when q_len differs from kv_len; found q_len ",
+                        "the alignment must be named (top_left, bottom_right or an offset), here "
+                        "or in a part joined with &, when q_len differs from kv_len; found q_len ",
                         queries, ", kv_len ", keys, documents_.exist() ? " in a document" : "");
                 return detail::QueryPosition(0);
         }
