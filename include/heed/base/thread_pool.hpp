@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #if __has_include(<Eigen/ThreadPool>)
@@ -25,7 +27,8 @@ namespace heed::inline v0 {
 ///
 /// A loop that is started inside a task of any ThreadPool runs on that task's thread alone, so
 /// nested calls neither multiply threads nor wait for each other. Several threads may use one pool
-/// at the same time. A loop allocates nothing.
+/// at the same time. A loop allocates nothing. For a moment after a loop its threads stay awake for
+/// the next one, because waking them takes longer than a short attention.
 class ThreadPool {
   public:
     /// Starts threads - 1 threads. Throws ArgumentError unless threads is in [1, 1024].
@@ -43,11 +46,8 @@ class ThreadPool {
         if (taken == nullptr) return serial.parallel_for(count, task);
         Loop& loop = *taken;
         loop.begin(count, task, helpers);
-        for (int i = 0; i < helpers; ++i)
-            pool_->Schedule([this, &loop] {
-                loop.work();
-                if (loop.leave()) give_back(loop);
-            });
+        for (int missing = helpers - invite(loop, helpers); missing > 0; --missing)
+            pool_->Schedule([this, &loop] { help(loop); });
         loop.work();
         loop.wait();
         const std::exception_ptr error = loop.error();
@@ -56,6 +56,15 @@ class ThreadPool {
     }
 
   private:
+    /// Waits without sleeping while `going_on()` holds, but not for long.
+    template <class Condition>
+    static void stay_awake_while(const Condition& going_on) {
+        constexpr std::chrono::microseconds patience(500);
+        using Clock = std::chrono::steady_clock;
+        for (const auto end = Clock::now() + patience; going_on() && Clock::now() < end;)
+            std::this_thread::yield();
+    }
+
     /// The pieces of one loop, taken one by one by whoever is free. The caller waits for pieces in
     /// work, not for helpers: one that comes late, because the machine is busy, finds nothing left.
     class Loop {
@@ -87,6 +96,7 @@ class ThreadPool {
         }
 
         void wait() const {
+            stay_awake_while([this] { return active_ > 0; });
             for (int active = active_; active > 0; active = active_) active_.wait(active);
         }
 
@@ -108,6 +118,47 @@ class ThreadPool {
         std::mutex mutex_;
         std::exception_ptr error_;
     };
+
+    /// Where the caller of a loop meets a thread that is still awake.
+    struct Door {
+        enum State : int { closed, open, invited };
+        std::atomic<int> state{closed};
+        Loop* loop = nullptr;  ///< of the invitation
+    };
+
+    /// Invites awake threads to a loop, at most `wanted`, and returns how many.
+    int invite(Loop& loop, int wanted) {
+        int count = 0;
+        for (std::size_t i = 0; i < doors_.size() && count < wanted; ++i) {
+            int expected = Door::open;
+            if (!doors_[i].state.compare_exchange_strong(expected, Door::closed)) continue;
+            doors_[i].loop = &loop;
+            doors_[i].state = Door::invited;
+            ++count;
+        }
+        return count;
+    }
+
+    /// What a thread of the pool does from its waking to its sleep.
+    void help(Loop& first) {
+        Door& door = doors_[static_cast<std::size_t>(pool_->CurrentThreadId())];
+        for (Loop* loop = &first; loop != nullptr; loop = wait_at(door)) {
+            loop->work();
+            if (loop->leave()) give_back(*loop);
+        }
+    }
+
+    /// The next loop that this thread is invited to, or null when none comes soon.
+    static Loop* wait_at(Door& door) {
+        door.state = Door::open;
+        stay_awake_while([&door] { return door.state != Door::invited; });
+        int expected = Door::open;
+        if (door.state.compare_exchange_strong(expected, Door::closed)) return nullptr;
+        // Somebody holds the handle: the invitation follows at once.
+        while (door.state != Door::invited) std::this_thread::yield();
+        door.state = Door::closed;
+        return door.loop;
+    }
 
     /// A loop that nobody uses. None when helpers have not come for so many of them that the
     /// threads have other things to do.
@@ -139,6 +190,7 @@ class ThreadPool {
     std::mutex mutex_;
     std::vector<Loop> loops_ = std::vector<Loop>(64);
     std::vector<Loop*> free_;                  ///< of them, never more than at first
+    std::vector<Door> doors_ = std::vector<Door>(static_cast<std::size_t>(threads_ - 1));
     std::unique_ptr<Eigen::ThreadPool> pool_;  ///< last, so that its threads end before the rest
 };
 
