@@ -38,7 +38,7 @@ struct OracleCase {
 };
 
 /// By the formula, from the weights. `without_delta` is a mistake on purpose. `magnitude` sums the
-/// absolute values of all terms instead.
+/// absolute values of all terms instead (those of the slope 1 - share^2, too).
 template <class Real>
 Gradients<Real> by_formula(const OracleCase& problem, const std::vector<Real>& q,
                            const std::vector<Real>& k, const std::vector<Real>& v,
@@ -79,7 +79,7 @@ Gradients<Real> by_formula(const OracleCase& problem, const std::vector<Real>& q
                             slope_of(static_cast<double>(forward.capped[at]), b, h, i, j));
                     if (rules.softcap != 0) {
                         const Real share = forward.capped[at] / static_cast<Real>(rules.softcap);
-                        slope *= (1 - share) * (1 + share);
+                        slope *= magnitude ? 1 + share * share : (1 - share) * (1 + share);
                     }
                     const Real ds =
                         scale * slope * p * (magnitude ? kept * dp + delta : kept * dp - delta);

@@ -593,8 +593,7 @@ TEST(BackwardErrors, AreNamedBeforeAnythingIsWritten) {
            [](auto&, auto&, auto&, auto&, auto&, Options& options) {
                options.scale = std::numeric_limits<double>::infinity();
            });
-    // Static, so that the function below needs no capture.
-    static std::array<std::byte, 8> small{};
+    static std::vector<std::byte> small(8);
     refuse(argument, "the workspace must have at least",
            [](auto&, auto&, auto&, auto&, auto&, Options& options) { options.workspace = small; });
     refuse(shape, "the workspace must not overlap",

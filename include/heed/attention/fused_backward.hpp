@@ -246,6 +246,18 @@ class BackwardLayout {
     bool splits_heads_;
 };
 
+/// copy, as fast as memory is where nothing has to be converted.
+template <class From, class To>
+void copy_rows(TensorView<const From, 2> from, TensorView<To, 2> to) {
+    if constexpr (std::is_same_v<From, To>)
+        if (from.has_contiguous_rows() && to.has_contiguous_rows()) {
+            for (Index i = 0; i < from.extent(0); ++i)
+                std::copy_n(from.row(i), from.extent(1), to.row(i));
+            return;
+        }
+    copy(from, to);
+}
+
 /// Puts zeros in place of NaN and infinity; true when there was one.
 template <class C>
 [[nodiscard]] bool take_poison_out(const TileKernels<C>& kernels, C* rows, Index stride,
@@ -277,9 +289,11 @@ class QuerySide {
     /// queries see.
     void load() const {
         const AttentionShape& s = plan_.shape;
-        load_tile(plan_.q, plan_.scale, own_.query_rows, own_.queries);
-        load_tile(plan_.d_out, C(1), own_.d_out_rows, own_.d_out);
+        load_rows(plan_.q, own_.query_rows);
+        load_rows(plan_.d_out, own_.d_out_rows);
         load_statistics();
+        load_lanes(own_.query_rows, s.head_dim, plan_.scale, own_.queries);
+        load_lanes(own_.d_out_rows, s.value_dim, C(1), own_.d_out);
         (void)take_poison_out(kernels_, own_.query_rows, padded<C>(s.head_dim), queries_,
                               s.head_dim);
         std::construct_at(own_.d_out_poison,
@@ -311,30 +325,30 @@ class QuerySide {
         return tensor.select(0, at_.b).select(0, at_.h).slice(0, at_.q, queries_);
     }
 
+    /// The caller's rows, each padded with zeros.
     template <class T>
-    void load_tile(TensorView<const T, 4> tensor, C scale, C* rows, C* lanes) const {
+    void load_rows(TensorView<const T, 4> tensor, C* rows) const {
         const TensorView<const T, 2> from = rows_of(tensor);
         const Index features = from.extent(1), stride = padded<C>(features);
-        copy(from, TensorView<C, 2>(rows, from.shape(), {stride, 1}));
+        copy_rows(from, TensorView<C, 2>(rows, from.shape(), {stride, 1}));
+        if (features == stride) return;
         for (Index i = 0; i < queries_; ++i)
             std::fill(rows + i * stride + features, rows + (i + 1) * stride, C(0));
-        kernels_.load_queries(rows, stride, queries_, features, scale, lanes, row_);
+    }
+
+    void load_lanes(const C* rows, Index features, C scale, C* lanes) const {
+        kernels_.load_queries(rows, padded<C>(features), queries_, features, scale, lanes, row_);
     }
 
     void load_statistics() const {
-        const auto out = rows_of(plan_.out);
         const Index features = plan_.shape.value_dim;
-        std::fill_n(own_.lse, row_, C(0));
-        std::fill_n(own_.delta, row_, C(0));
-        for (Index i = 0; i < queries_; ++i) {
-            const C* const d_out = own_.d_out_rows + i * padded<C>(features);
-            double sum = 0;
-            for (Index c = 0; c < features; ++c)
-                sum +=
-                    static_cast<double>(d_out[c]) * static_cast<double>(static_cast<C>(out(i, c)));
-            own_.delta[i] = static_cast<C>(sum);
-            own_.lse[i] = plan_.lse(at_.b, at_.h, at_.q + i);
-        }
+        // The place for the lanes of d_out is still free.
+        const TileRows<C> out(rows_of(plan_.out), own_.d_out);
+        kernels_.row_products(own_.d_out_rows, padded<C>(features), out.data, out.stride, queries_,
+                              features, own_.delta);
+        for (Index i = 0; i < queries_; ++i) own_.lse[i] = plan_.lse(at_.b, at_.h, at_.q + i);
+        std::fill(own_.delta + queries_, own_.delta + row_, C(0));
+        std::fill(own_.lse + queries_, own_.lse + row_, C(0));
     }
 
     const Plan& plan_;
@@ -399,7 +413,9 @@ class KeySide {
     void store() const {
         const Index stride = padded<C>(plan_.shape.head_dim);
         if (is_wanted(plan_.dk)) {
-            for (Index n = 0; n < size() * stride; ++n) s_.dk[n] *= plan_.scale;
+            std::array<C, most_lanes<C>> factor;
+            factor.fill(plan_.scale);
+            kernels_.rescale[0](s_.dk, size() * stride / kernels_.lanes, factor.data());
             store_rows(s_.dk, stride, plan_.dk);
         }
         if (is_wanted(plan_.dv)) store_rows(s_.dv, padded<C>(plan_.shape.value_dim), plan_.dv);
@@ -574,7 +590,7 @@ class KeySide {
     template <class T>
     void store_rows(const C* rows, Index stride, TensorView<T, 4> gradient) const {
         const TensorView<T, 2> to = rows_of(gradient);
-        copy(TensorView<const C, 2>(rows, to.shape(), {stride, 1}), to);
+        copy_rows(TensorView<const C, 2>(rows, to.shape(), {stride, 1}), to);
     }
 
     static constexpr bool has_slopes = decltype(Plan::rules)::has_slopes();

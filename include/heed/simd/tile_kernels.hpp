@@ -93,6 +93,10 @@ struct TileKernels {
     void (*finish)(const T* out, Index row, Index value_dim, Index queries, const T* sum, T* result,
                    Index stride);
 
+    /// result[i] = sum_c a[i][c] * b[i][c] for i < rows.
+    void (*row_products)(const T* a, Index a_stride, const T* b, Index b_stride, Index rows,
+                         Index columns, T* result);
+
     /// scores[j][i] = exp(scores[j][i] - lse[i]), exactly 0 for a score of minus infinity, whatever
     /// lse[i] is.
     void (*weights[max_tile_width])(T* scores, Index keys, const T* lse);

@@ -696,6 +696,23 @@ void finish(const T* out, Index row, Index value_dim, Index queries, const T* su
 // ---------------------------------------------------------------------------------------------
 // The way back, from the gradient of the output to those of scores, keys and values.
 
+template <class T>
+void row_products(const T* a, Index a_stride, const T* b, Index b_stride, Index rows, Index columns,
+                  T* result) {
+    for (Index i = 0; i < rows; ++i) {
+        const T* const from_a = a + i * a_stride;
+        const T* const from_b = b + i * b_stride;
+        Pack<T> sums{};
+        T sum = 0;
+        Index c = 0;
+        for (; c + lanes<T> <= columns; c += lanes<T>)
+            sums = sums + load(from_a + c) * load(from_b + c);
+        for (; c < columns; ++c) sum += from_a[c] * from_b[c];
+        for (int w = 0; w < lanes<T>; ++w) sum += sums[w];
+        result[i] = sum;
+    }
+}
+
 template <int width, class T>
 void weights(T* scores, Index keys, const T* lse) {
     constexpr int row = width * lanes<T>;
@@ -780,6 +797,7 @@ inline constexpr TileKernels<T> table = {
     all_finite<T>,
     {values<1, T>, values<2, T>, values<3, T>},
     finish<T>,
+    row_products<T>,
     {weights<1, T>, weights<2, T>, weights<3, T>},
     soft_cap_slopes<T>,
     {score_gradients<1, T>, score_gradients<2, T>, score_gradients<3, T>},
