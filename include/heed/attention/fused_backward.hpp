@@ -137,6 +137,10 @@ class GroupScratch {
                 row * head_dim_};
     }
 
+    [[nodiscard]] const TileRanges& ranges(Index head, Index tile) const {
+        return all_.ranges[head * tiles_ + tile];
+    }
+
     [[nodiscard]] Index dq_elements() const { return heads_ * rows_ * head_dim_; }
     [[nodiscard]] C* dq(Index sum) const { return dq_ + sum * dq_elements(); }
 
@@ -382,11 +386,11 @@ class KeySide {
         if (is_wanted(plan.dq)) find_finite_keys();
     }
 
-    /// What a pair of tiles adds to the gradients of keys and values, and to `dq`.
+    /// What a pair of tiles, of which some query sees some key as far as intervals tell, adds to
+    /// the gradients of keys and values, and to `dq`.
     void add_queries(const ScoreIndex& first_query, int width, const BackwardQueries<C>& queries,
                      C* dq) {
         const auto [first, end] = queries.ranges->some().intersect(keys_);
-        if (first >= end) return;
         const Index row = width * kernels_.lanes;
         const Index count = std::min(row, plan_.shape.q_len - first_query.q);
         Pair pair{queries,
@@ -632,8 +636,13 @@ class BackwardAttention {
         for_each_key_tile(keys, [&](const KeyRange& range) {
             KeySide<Plan, C> side(plan_, kernels_, scratch, kv_head / plan_.shape.kv_heads,
                                   kv_head % plan_.shape.kv_heads, range);
-            for (Index n = 0; n < tiles(); ++n)
-                side.add_queries(first_query(kv_head, n), width(n), queries(n, group), dq);
+            for (Index head = 0; head < heads_; ++head)
+                for (Index t = 0; t < tiling_.count(); ++t) {
+                    // Asked first, for behind a window most tiles see none of the keys.
+                    if (group.ranges(head, t).some().intersect(range).is_empty()) continue;
+                    const Index n = head * tiling_.count() + t;
+                    side.add_queries(first_query(kv_head, n), width(n), queries(n, group), dq);
+                }
             side.store();
         });
     }
