@@ -4,6 +4,7 @@
 
 #include "heed/attention/explain.hpp"
 #include "heed/attention/scaled_dot_product_attention.hpp"
+#include "heed/attention/scaled_dot_product_attention_backward.hpp"
 #include "heed/base/config.hpp"
 #include "heed/base/contract.hpp"
 #include "heed/base/thread_pool.hpp"

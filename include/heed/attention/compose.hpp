@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "heed/attention/dual.hpp"
 #include "heed/attention/mask.hpp"
 
 namespace heed::inline v0 {
@@ -44,6 +45,26 @@ struct FunctionRule {
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
         return static_cast<C>(function(score, at));
     }
+    /// By the user's member `derivative(score, at)`, or by running the function on a dual number.
+    template <class C>
+    [[nodiscard]] C derivative(C score, const ScoreIndex& at) const {
+        constexpr bool has_member = requires {
+            { function.derivative(score, at) } -> std::convertible_to<C>;
+        };
+        constexpr bool takes_dual = requires {
+            { function(Dual<C>(), at) } -> std::convertible_to<Dual<C>>;
+        };
+        static_assert(has_member || takes_dual,
+                      "the gradient through a score function needs its derivative: give it a "
+                      "member derivative(score, at), or let it take and return any number type "
+                      "(auto), so that it can be run on heed::Dual");
+        if constexpr (has_member)
+            return static_cast<C>(function.derivative(score, at));
+        else if constexpr (takes_dual)
+            return Dual<C>(function(Dual<C>(score, C(1)), at)).slope;
+        else
+            return C(0);
+    }
 };
 
 /// What a bound rule may have; each has at least one of these members, the others do not concern
@@ -55,6 +76,10 @@ concept CapsScores = requires(const Rule& rule, float score) {
 template <class Rule>
 concept ModifiesScores = requires(const Rule& rule, float score, ScoreIndex at) {
     rule.modify(score, at);
+};
+template <class Rule>
+concept HasDerivative = requires(const Rule& rule, float score, ScoreIndex at) {
+    rule.derivative(score, at);
 };
 template <class Rule>
 concept HasRange = requires(const Rule& rule, ScoreIndex query) {
@@ -158,6 +183,41 @@ struct BoundRules {
                 tile.for_each_seen(
                     [&rule](C score, const ScoreIndex& at) { return rule.modify(score, at); });
         });
+    }
+
+    // The two stages that change scores, as above, which also multiply `slopes`, laid out like the
+    // tile, by the derivatives. Biases have derivative 1.
+
+    template <class C>
+    void cap_tile(const ScoreTile<C>& tile, C* slopes) const {
+        for_each([&](const auto& rule) {
+            if constexpr (CapsScores<std::remove_cvref_t<decltype(rule)>>) {
+                rule.cap_tile(tile);
+                rule.cap_slopes(tile, slopes);
+            }
+        });
+    }
+
+    template <class C>
+    void modify_tile(const ScoreTile<C>& tile, C* slopes) const {
+        for_each([&](const auto& rule) {
+            if constexpr (HasDerivative<std::remove_cvref_t<decltype(rule)>>)
+                tile.for_each_seen([&](C score, const ScoreIndex& at) {
+                    slopes[(at.k - tile.first.k) * tile.row + at.q - tile.first.q] *=
+                        rule.derivative(score, at);
+                    return rule.modify(score, at);
+                });
+            else if constexpr (requires { rule.modify_tile(tile); })
+                rule.modify_tile(tile);
+            else if constexpr (ModifiesScores<std::remove_cvref_t<decltype(rule)>>)
+                tile.for_each_seen(
+                    [&rule](C score, const ScoreIndex& at) { return rule.modify(score, at); });
+        });
+    }
+
+    /// False when the derivative of every score is 1.
+    [[nodiscard]] static constexpr bool has_slopes() {
+        return ((CapsScores<Rules> || HasDerivative<Rules>) || ...);
     }
 
     /// Hides what the rules that are no intervals do not show.

@@ -26,6 +26,12 @@ struct SoftCapRule {
     void cap_tile(const ScoreTile<C>& tile) const {
         tile.kernels.soft_cap(tile.scores, tile.keys * tile.row, static_cast<C>(cap_value));
     }
+    /// slopes *= the derivatives at scores that are capped already.
+    template <class C>
+    void cap_slopes(const ScoreTile<C>& tile, C* slopes) const {
+        tile.kernels.soft_cap_slopes(tile.scores, slopes, tile.keys * tile.row,
+                                     static_cast<C>(cap_value));
+    }
 };
 
 /// score + bias, or hidden by a bias of minus infinity.

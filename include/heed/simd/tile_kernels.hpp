@@ -92,6 +92,31 @@ struct TileKernels {
     /// are `stride` apart.
     void (*finish)(const T* out, Index row, Index value_dim, Index queries, const T* sum, T* result,
                    Index stride);
+
+    /// result[i] = sum_c a[i][c] * b[i][c] for i < rows.
+    void (*row_products)(const T* a, Index a_stride, const T* b, Index b_stride, Index rows,
+                         Index columns, T* result);
+
+    /// scores[j][i] = exp(scores[j][i] - lse[i]), exactly 0 for a score of minus infinity, whatever
+    /// lse[i] is.
+    void (*weights[max_tile_width])(T* scores, Index keys, const T* lse);
+
+    /// slopes[n] *= 1 - (scores[n] / cap)^2 for n < count, a multiple of the lanes: the derivative
+    /// of soft_cap, by its result.
+    void (*soft_cap_slopes)(const T* scores, T* slopes, Index count, T cap);
+
+    /// gradients[j][i] = (dropped[j][i] * gradients[j][i] - weights[j][i] * delta[i]) *
+    /// slopes[j][i]: from the gradient of a weight after dropout to that of its score. A dropped or
+    /// a weight of 0 is not multiplied but selected. Without slopes (null) they are 1.
+    void (*score_gradients[max_tile_width])(const T* weights, const T* dropped, T* gradients,
+                                            Index keys, const T* delta, const T* slopes);
+
+    /// gradients[j][c] += sum_i weights[j][i] * rows[i][c] for i < queries, in ascending order, and
+    /// for `width` registers of features c, which lie on the lanes here. weights' rows are
+    /// `weight_row` apart, those of rows and gradients `row`. Asks for lines ahead.
+    void (*key_gradients[max_tile_width])(const T* weights, Index weight_row, Index keys,
+                                          const T* rows, Index queries, T* gradients, Index row,
+                                          LinesAhead& ahead);
 };
 
 }  // namespace heed::inline v0::detail

@@ -692,6 +692,91 @@ void finish(const T* out, Index row, Index value_dim, Index queries, const T* su
     transpose<false>(out, row, value_dim, queries, inverse, result, stride);
 }
 
+// ---------------------------------------------------------------------------------------------
+// The way back, from the gradient of the output to those of scores, keys and values.
+
+template <class T>
+void row_products(const T* a, Index a_stride, const T* b, Index b_stride, Index rows, Index columns,
+                  T* result) {
+    for (Index i = 0; i < rows; ++i) {
+        const T* const from_a = a + i * a_stride;
+        const T* const from_b = b + i * b_stride;
+        Pack<T> sums{};
+        T sum = 0;
+        Index c = 0;
+        for (; c + lanes<T> <= columns; c += lanes<T>)
+            sums = sums + load(from_a + c) * load(from_b + c);
+        for (; c < columns; ++c) sum += from_a[c] * from_b[c];
+        for (int w = 0; w < lanes<T>; ++w) sum += sums[w];
+        result[i] = sum;
+    }
+}
+
+template <int width, class T>
+void weights(T* scores, Index keys, const T* lse) {
+    constexpr int row = width * lanes<T>;
+    const Pack<T> hidden = broadcast(-std::numeric_limits<T>::infinity());
+    Pack<T> reference[width];
+    for (int w = 0; w < width; ++w) reference[w] = load(lse + w * lanes<T>);
+    for (Index j = 0; j < keys; ++j) {
+        T* const place = scores + j * row;
+        Pack<T> score[width], weight[width];
+#pragma GCC unroll 3
+        for (int w = 0; w < width; ++w) {
+            score[w] = load(place + w * lanes<T>);
+            weight[w] = score[w] - reference[w];
+        }
+        exp<width, T>(weight);
+#pragma GCC unroll 3
+        for (int w = 0; w < width; ++w)
+            store(place + w * lanes<T>, score[w] == hidden ? Pack<T>{} : weight[w]);
+    }
+}
+
+template <class T>
+void soft_cap_slopes(const T* scores, T* slopes, Index count, T cap) {
+    const Pack<T> limit = broadcast(cap), one = broadcast(T(1));
+    for (Index n = 0; n < count; n += lanes<T>) {
+        const Pack<T> share = load(scores + n) / limit;
+        store(slopes + n, load(slopes + n) * ((one - share) * (one + share)));
+    }
+}
+
+template <int width, bool has_slopes, class T>
+HEED_INLINE void score_gradient_rows(const T* weights, const T* dropped, T* gradients, Index keys,
+                                     const T* delta, const T* slopes) {
+    constexpr int row = width * lanes<T>;
+    Pack<T> mean[width];
+    for (int w = 0; w < width; ++w) mean[w] = load(delta + w * lanes<T>);
+    for (Index j = 0; j < keys; ++j)
+#pragma GCC unroll 3
+        for (int w = 0; w < width; ++w) {
+            const Index n = j * row + w * lanes<T>;
+            const Pack<T> weight = load(weights + n), kept = load(dropped + n);
+            const Pack<T> product = kept * load(gradients + n);
+            Pack<T> gradient = (kept == Pack<T>{} ? Pack<T>{} : product) - weight * mean[w];
+            if constexpr (has_slopes) gradient = gradient * load(slopes + n);
+            store(gradients + n, weight == Pack<T>{} ? Pack<T>{} : gradient);
+        }
+}
+
+template <int width, class T>
+void score_gradients(const T* weights, const T* dropped, T* gradients, Index keys, const T* delta,
+                     const T* slopes) {
+    if (slopes != nullptr)
+        score_gradient_rows<width, true>(weights, dropped, gradients, keys, delta, slopes);
+    else
+        score_gradient_rows<width, false>(weights, dropped, gradients, keys, delta, slopes);
+}
+
+template <int width, class T>
+void key_gradients(const T* weights, Index weight_row, Index keys, const T* rows, Index queries,
+                   T* gradients, Index row, LinesAhead& ahead) {
+    product_rows<rows_at_once<width>, width, Product::accumulate>(
+        weights, weight_row, 1, keys, rows, queries, gradients, row, static_cast<Pack<T>*>(nullptr),
+        ahead);
+}
+
 template <class T>
 inline constexpr TileKernels<T> table = {
     HEED_ISA_OF_TEXT,
@@ -711,6 +796,11 @@ inline constexpr TileKernels<T> table = {
     all_finite<T>,
     {values<1, T>, values<2, T>, values<3, T>},
     finish<T>,
+    row_products<T>,
+    {weights<1, T>, weights<2, T>, weights<3, T>},
+    soft_cap_slopes<T>,
+    {score_gradients<1, T>, score_gradients<2, T>, score_gradients<3, T>},
+    {key_gradients<1, T>, key_gradients<2, T>, key_gradients<3, T>},
 };
 
 #undef HEED_INLINE
