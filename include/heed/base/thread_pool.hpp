@@ -189,7 +189,7 @@ class ThreadPool {
     int threads_;
     std::mutex mutex_;
     std::vector<Loop> loops_ = std::vector<Loop>(64);
-    std::vector<Loop*> free_;                  ///< of them, never more than at first
+    std::vector<Loop*> free_;  ///< of them, never more than at first
     std::vector<Door> doors_ = std::vector<Door>(static_cast<std::size_t>(threads_ - 1));
     std::unique_ptr<Eigen::ThreadPool> pool_;  ///< last, so that its threads end before the rest
 };
