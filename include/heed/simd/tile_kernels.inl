@@ -73,6 +73,11 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
 #pragma GCC unroll 3
         for (int w = 0; w < width; ++w)
             sum[r][w] = kind == Product::accumulate ? load(c + r * row + w * lanes<T>) : Pack<T>{};
+#if defined(__clang__)
+            // Tuned for some processors, clang would unroll it, and run out of registers for the
+            // sums.
+#pragma clang loop unroll(disable)
+#endif
     for (Index k = 0; k < count; ++k) {
         ask_for(lines.first + static_cast<std::uintptr_t>(k) * lines.step);
         Pack<T> from_b[width];
