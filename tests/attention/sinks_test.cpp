@@ -272,7 +272,7 @@ TEST(Sinks, ReachALayerThatAppendsKeys) {
     const AttentionShape s{2, 2, 2, 5, 7, 4, 3};
     const Inputs<float> in(random, s);
     const Tensor<float, 1> sinks({2}, {0.5f, 3.0f});
-    const heed::detail::WithExtraKeys<Sinks<float>> mask{Sinks{sinks}, 1};
+    const auto mask = heed::detail::with_extra_keys(Sinks{sinks}, 1);
     EXPECT_SAME(everything(in.q, in.k, in.v, mask), everything(in.q, in.k, in.v, Sinks{sinks}));
 }
 

@@ -3,6 +3,7 @@
 // Composition of types with `&`; the stages have one fixed order, whatever the order of writing.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <concepts>
 #include <limits>
@@ -12,6 +13,7 @@
 
 #include "heed/attention/dual.hpp"
 #include "heed/attention/mask.hpp"
+#include "heed/tensor/checks.hpp"
 
 namespace heed::inline v0 {
 
@@ -92,6 +94,31 @@ concept HasFlags = requires(const Rule& rule, ScoreIndex at) {
 template <class Rule>
 concept HasSink = requires(const Rule& rule, ScoreIndex row) {
     rule.template sink<float>(row);
+};
+
+/// A rule of which a backward pass can write the gradient: a view [batch or 1, heads or 1, rows,
+/// columns], empty where it is not wanted. Beside it, a rule that modifies scores has
+/// add_gradient(tile, sums), which adds the gradients of a tile of its results, 0 in lanes without
+/// a query, to the sums [rows, columns] of a head.
+template <class Rule>
+concept HasGradient = requires(const Rule& rule) {
+    rule.gradient;
+};
+
+/// Derivatives in the layout of a tile of scores: in tile 0 the product of all, in the tile of a
+/// later stage that of the rules from this stage on.
+template <class C>
+struct SlopeTiles {
+    C* first;
+    Index size;
+    int count;
+
+    [[nodiscard]] C* operator[](int stage) const { return first + stage * size; }
+
+    void multiply(Index place, C derivative, int stage) const {
+        for (int tile = 0; tile <= std::min(stage, count - 1); ++tile)
+            (*this)[tile][place] *= derivative;
+    }
 };
 
 /// log(exp(a) + exp(b)) of numbers below infinity; minus infinity is the neutral element.
@@ -176,42 +203,76 @@ struct BoundRules {
 
     template <class C>
     void modify_tile(const ScoreTile<C>& tile) const {
-        for_each([&](const auto& rule) {
-            if constexpr (requires { rule.modify_tile(tile); })
-                rule.modify_tile(tile);
-            else if constexpr (ModifiesScores<std::remove_cvref_t<decltype(rule)>>)
-                tile.for_each_seen(
-                    [&rule](C score, const ScoreIndex& at) { return rule.modify(score, at); });
-        });
+        for_each([&](const auto& rule) { modify_tile_by(rule, tile); });
     }
 
     // The two stages that change scores, as above, which also multiply `slopes`, laid out like the
     // tile, by the derivatives. Biases have derivative 1.
 
     template <class C>
-    void cap_tile(const ScoreTile<C>& tile, C* slopes) const {
+    void cap_tile(const ScoreTile<C>& tile, const SlopeTiles<C>& slopes) const {
         for_each([&](const auto& rule) {
             if constexpr (CapsScores<std::remove_cvref_t<decltype(rule)>>) {
                 rule.cap_tile(tile);
-                rule.cap_slopes(tile, slopes);
+                rule.cap_slopes(tile, slopes[0]);
             }
         });
     }
 
     template <class C>
-    void modify_tile(const ScoreTile<C>& tile, C* slopes) const {
-        for_each([&](const auto& rule) {
+    void modify_tile(const ScoreTile<C>& tile, const SlopeTiles<C>& slopes) const {
+        for_each_index([&](auto r) {
+            const auto& rule = std::get<r>(rules);
             if constexpr (HasDerivative<std::remove_cvref_t<decltype(rule)>>)
                 tile.for_each_seen([&](C score, const ScoreIndex& at) {
-                    slopes[(at.k - tile.first.k) * tile.row + at.q - tile.first.q] *=
-                        rule.derivative(score, at);
+                    slopes.multiply((at.k - tile.first.k) * tile.row + at.q - tile.first.q,
+                                    rule.derivative(score, at), stages[r]);
                     return rule.modify(score, at);
                 });
-            else if constexpr (requires { rule.modify_tile(tile); })
-                rule.modify_tile(tile);
-            else if constexpr (ModifiesScores<std::remove_cvref_t<decltype(rule)>>)
-                tile.for_each_seen(
-                    [&rule](C score, const ScoreIndex& at) { return rule.modify(score, at); });
+            else
+                modify_tile_by(rule, tile);
+        });
+    }
+
+    /// The way back through both, from the gradients of the last scores to those of the first:
+    /// visit(index, rule, gradients) where these are the gradients of what a rule returned whose
+    /// own gradient is wanted. A gradient is exactly 0 where a weight is.
+    template <class C, class Visit>
+    void go_back(const ScoreTile<C>& gradients, const C* weights, const SlopeTiles<C>& slopes,
+                 const Visit& visit) const {
+        const auto multiply = [&](const C* by, C* tile) {
+            gradients.kernels.multiply_slopes(weights, by, gradients.keys * gradients.row, tile);
+        };
+        for (int stage = 1; stage < slope_tiles(); ++stage)
+            multiply(gradients.scores, slopes[stage]);
+        for_each_index([&](auto r) {
+            const auto& rule = std::get<r>(rules);
+            if constexpr (requires(C * sums) { rule.add_gradient(gradients, sums); }) {
+                ScoreTile<C> after_rule = gradients;
+                if (const int stage = stage_behind(r); stage > 0) after_rule.scores = slopes[stage];
+                if (is_wanted(rule.gradient)) visit(std::size_t{r}, rule, after_rule);
+            }
+        });
+        if constexpr (has_slopes()) multiply(slopes[0], gradients.scores);
+    }
+
+    /// Tiles of slopes that go_back needs: one for all derivatives, and where score functions
+    /// follow on a rule with a gradient, one for theirs alone.
+    [[nodiscard]] static constexpr int slope_tiles() {
+        int last = 0;
+        for (int stage : stages) last = std::max(last, stage);
+        return last + 1;
+    }
+
+    [[nodiscard]] static constexpr std::size_t count() { return sizeof...(Rules); }
+
+    /// visit(index, rule) for the rules whose gradient is wanted.
+    template <class Visit>
+    void for_each_gradient(const Visit& visit) const {
+        for_each_index([&](auto r) {
+            const auto& rule = std::get<r>(rules);
+            if constexpr (HasGradient<std::remove_cvref_t<decltype(rule)>>)
+                if (is_wanted(rule.gradient)) visit(std::size_t{r}, rule);
         });
     }
 
@@ -269,6 +330,47 @@ struct BoundRules {
     }
 
   private:
+    /// The rules with a derivative that come behind one with a gradient are counted from 1; the
+    /// tile of slopes of a stage holds the derivatives from that rule on.
+    static constexpr std::array<int, sizeof...(Rules)> stages = [] {
+        std::array<int, sizeof...(Rules)> result{};
+        [[maybe_unused]] constexpr std::array<bool, sizeof...(Rules)> adds{
+            (HasGradient<Rules> && ModifiesScores<Rules>)...},
+            derives{HasDerivative<Rules>...};
+        bool behind = false;
+        int last = 0;
+        for (std::size_t r = 0; r < sizeof...(Rules); ++r) {
+            if (behind && derives[r]) result[r] = ++last;
+            behind = behind || adds[r];
+        }
+        return result;
+    }();
+
+    /// That of the next rule with a derivative; 0 where none follows.
+    static constexpr int stage_behind(std::size_t rule) {
+        for (std::size_t r = rule + 1; r < sizeof...(Rules); ++r)
+            if (stages[r] > 0) return stages[r];
+        return 0;
+    }
+
+    template <class Rule, class C>
+    static void modify_tile_by(const Rule& rule, const ScoreTile<C>& tile) {
+        if constexpr (requires { rule.modify_tile(tile); })
+            rule.modify_tile(tile);
+        else if constexpr (ModifiesScores<Rule>)
+            tile.for_each_seen(
+                [&rule](C score, const ScoreIndex& at) { return rule.modify(score, at); });
+    }
+
+    /// step(index) with each index as a constant.
+    template <class Step>
+    void for_each_index(const Step& step) const {
+        [&]<std::size_t... r>(std::index_sequence<r...>) {
+            (step(std::integral_constant<std::size_t, r>()), ...);
+        }
+        (std::index_sequence_for<Rules...>());
+    }
+
     template <class Step>
     void for_each(const Step& step) const {
         std::apply([&](const auto&... rule) { (step(rule), ...); }, rules);

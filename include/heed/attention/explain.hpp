@@ -187,9 +187,8 @@ template <class T, class Plan>
     const Execution<T> execution(s, plan.options);
     const TileKernels<C>& kernels = tile_kernels<C>();
     const QueryTiling tiling(s.q_len, kernels.lanes);
-    const Index group =
-        tiles_of_group(plan, tiling, kernels.lanes, execution.executor.concurrency());
-    const Index pieces = s.batch * s.heads * tiling.groups_of(group);
+    const int concurrency = execution.executor.concurrency();
+    const Schedule schedule(plan, tiling, kernels.lanes, concurrency);
     AttentionExplanation e{
         .shape = s,
         .path = AttentionPath::fused,
@@ -198,10 +197,10 @@ template <class T, class Plan>
         .compute_type = std::same_as<C, float> ? "float" : "double",
         .lanes = kernels.lanes,
         .query_tile = tiling.count() == 0 ? 0 : tiling.width(0) * kernels.lanes,
-        .group_tiles = std::min(group, tiling.count()),
+        .group_tiles = schedule.tiles_per_item(),
         .key_tile = key_tile,
         .workers = static_cast<int>(
-            std::clamp<Index>(execution.executor.concurrency(), 1, std::max<Index>(pieces, 1))),
+            std::clamp<Index>(concurrency, 1, std::max<Index>(schedule.count(), 1))),
         .scratch_bytes_per_worker =
             (FusedScratch<C>::element_count(s) * static_cast<std::uint64_t>(sizeof(C))).bytes(),
         .scratch_bytes = execution.scratch_bytes,

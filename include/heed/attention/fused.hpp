@@ -68,6 +68,8 @@ class Schedule {
           groups_(tiling.groups_of(group_)) {}
 
     [[nodiscard]] Index count() const { return batch_ * heads_ * groups_; }
+    /// Of an item that is not the last of its head.
+    [[nodiscard]] Index tiles_per_item() const { return std::min(group_, tiles_); }
 
     [[nodiscard]] WorkItem operator[](Index index) const {
         // Last tiles first: under a causal mask they are the longest.

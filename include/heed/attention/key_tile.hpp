@@ -2,8 +2,6 @@
 // What are the keys and values of a tile, as the kernels want them?
 // Read in place where that is possible, widened or cleaned into scratch otherwise.
 
-#include <cmath>
-
 #include "heed/attention/fused_scratch.hpp"
 #include "heed/attention/score_tile.hpp"
 
@@ -38,10 +36,10 @@ class KeyTile {
     /// their place, in a copy: whoever sees such a value must add it.
     [[nodiscard]] bool take_poison_out() {
         if (poison_ == Poison::unknown) {
-            const bool none =
-                kernels_.all_finite(v_.data, v_.stride, size(), all_values_.extent(1));
-            poison_ = none ? Poison::none : Poison::out;
-            if (!none) copy_finite_values();
+            const Index features = all_values_.extent(1);
+            const bool found =
+                detail::take_poison_out(kernels_, v_, size(), features, scratch_.values, features);
+            poison_ = found ? Poison::out : Poison::none;
         }
         return poison_is_out();
     }
@@ -49,16 +47,6 @@ class KeyTile {
 
   private:
     [[nodiscard]] Index size() const { return keys_.end - keys_.begin; }
-
-    void copy_finite_values() {
-        const Index features = all_values_.extent(1);
-        for (Index j = 0; j < size(); ++j)
-            for (Index c = 0; c < features; ++c) {
-                const C value = v_.data[j * v_.stride + c];
-                scratch_.values[j * features + c] = std::isfinite(value) ? value : C(0);
-            }
-        v_ = {scratch_.values, features};
-    }
 
     const TileKernels<C>& kernels_;
     const FusedScratch<C>& scratch_;

@@ -9,7 +9,7 @@
 
 #include "heed/attention/key_tile.hpp"
 #include "heed/attention/plan.hpp"
-#include "heed/attention/tiling.hpp"
+#include "heed/attention/tile_pair.hpp"
 
 namespace heed::inline v0::detail {
 
@@ -62,7 +62,8 @@ class QueryTile {
         const bool in_range = ranges_.all_see(first, count);
         ranges_.find_steps(first, count, kernels_.lanes, width_, steps_);
         const TileRows<C> k = tile_of_keys.keys_from(first);
-        for (const TileStep& step : steps_) compute_scores(k, step, ahead);
+        multiply(tile, steps_, k, plan_.shape.head_dim, own_.queries, s_.scores, s_.tile_max,
+                 ahead);
         edit_scores(tile, in_range, flags);
 
         // Where every query sees every key, poison is theirs, and the product spreads it.
@@ -79,9 +80,9 @@ class QueryTile {
             kernels_.rescale[w](own_.out, plan_.shape.value_dim, s_.factor);
         }
         kernels_.exponentiate[w](s_.scores, count, own_.max, own_.sum);
-        if (plan_.dropout.active()) drop_weights(first, count);
+        if (plan_.dropout.active()) drop(tile, plan_.shape.heads, plan_.dropout, s_.scores);
         const TileRows<C> v = tile_of_keys.values_from(first);
-        for (const TileStep& step : steps_) accumulate_values(v, step, ahead);
+        accumulate(tile, steps_, v, plan_.shape.value_dim, s_.scores, own_.out, ahead);
         if (poison) add_poison(tile_of_keys, first, count);
     }
 
@@ -112,56 +113,21 @@ class QueryTile {
   private:
     [[nodiscard]] bool has_sink() const { return sink_ > -std::numeric_limits<C>::infinity(); }
 
-    void compute_scores(const TileRows<C>& k, const TileStep& step, LinesAhead& ahead) {
-        const Index lane = step.first_register * kernels_.lanes;
-        kernels_.scores[step.end_register - step.first_register - 1](
-            k.data + step.keys.begin * k.stride, k.stride, step.keys.end - step.keys.begin,
-            plan_.shape.head_dim, own_.queries + lane, s_.scores + step.keys.begin * row_ + lane,
-            row_, s_.tile_max + lane, ahead);
-    }
-
-    void accumulate_values(const TileRows<C>& v, const TileStep& step, LinesAhead& ahead) {
-        const Index lane = step.first_register * kernels_.lanes;
-        kernels_.values[step.end_register - step.first_register - 1](
-            v.data + step.keys.begin * v.stride, v.stride, step.keys.end - step.keys.begin,
-            plan_.shape.value_dim, s_.scores + step.keys.begin * row_ + lane, own_.out + lane, row_,
-            ahead);
-    }
-
     /// Applies what changes or hides scores, stage by stage, and renews the maximum.
     void edit_scores(const ScoreTile<C>& tile, bool in_range, Coverage flags) {
         if (changes_scores_) plan_.rules.cap_tile(tile);
-        if (!in_range) hide_keys(tile.first.k, tile.keys);
+        if (!in_range)
+            hide_outside(tile, ranges_, LaneLimits<C>{s_.first_key, s_.end_key, s_.tile_max});
         if (flags == Coverage::some) plan_.rules.hide_tile(tile);
         if (changes_scores_) plan_.rules.modify_tile(tile);
         if (changes_scores_ || flags == Coverage::some)
             kernels_.row_max[width_ - 1](s_.scores, tile.keys, s_.tile_max);
     }
 
-    /// Hides the keys outside each query's interval and renews the maximum.
-    void hide_keys(Index first, Index count) {
-        for (Index i = 0; i < row_; ++i) {
-            const KeyRange range = ranges_.of(i);
-            s_.first_key[i] = static_cast<C>(std::clamp<Index>(range.begin - first, 0, count));
-            s_.end_key[i] = static_cast<C>(std::clamp<Index>(range.end - first, 0, count));
-        }
-        kernels_.hide_outside[width_ - 1](s_.scores, count, s_.first_key, s_.end_key, s_.tile_max);
-    }
-
-    [[nodiscard]] std::uint32_t head() const {
-        return static_cast<std::uint32_t>(at_.b * plan_.shape.heads + at_.h);
-    }
-
     [[nodiscard]] bool is_kept(Index i, Index key) const {
-        return plan_.dropout.keeps(head(), static_cast<std::uint32_t>(at_.q + i),
+        return plan_.dropout.keeps(static_cast<std::uint32_t>(at_.b * plan_.shape.heads + at_.h),
+                                   static_cast<std::uint32_t>(at_.q + i),
                                    static_cast<std::uint64_t>(key));
-    }
-
-    void drop_weights(Index first, Index count) {
-        kernels_.drop(s_.scores, row_, count,
-                      plan_.dropout.tile(head(), static_cast<std::uint32_t>(at_.q),
-                                         static_cast<std::uint64_t>(first)),
-                      static_cast<C>(plan_.dropout.scale()));
     }
 
     /// Adds the values that were taken out, for the queries that see them: a query that must not

@@ -63,6 +63,7 @@ struct T5Rule {
     TensorView<const T, 2> tensor;
     T5Buckets bucket;
     QueryPosition position;
+    TensorView<T, 4> gradient;
     template <class C>
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
         return add_bias(score, tensor(bucket(at.k - position(at)), at.h));
@@ -73,6 +74,11 @@ struct T5Rule {
             return convert<C>(tensor(bucket(-distance), tile.first.h));
         });
     }
+    template <class C>
+    void add_gradient(const ScoreTile<C>& tile, C* sums) const {
+        tile.for_each_distance_sum(position,
+                                   [&](Index distance, C sum) { sums[bucket(-distance)] += sum; });
+    }
 };
 
 /// The tokens of a window in rows of `width`. The row of the table for two tokens is the difference
@@ -81,6 +87,7 @@ template <class T>
 struct SwinRule {
     TensorView<const T, 2> tensor;
     Index width;
+    TensorView<T, 4> gradient;
     template <class C>
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
         return add_bias(score, tensor(row_of(at), at.h));
@@ -101,6 +108,10 @@ struct SwinRule {
             }
         }
         tile.add(TensorView<const C, 2>(tile.scratch, {tile.queries, tile.keys}));
+    }
+    template <class C>
+    void add_gradient(const ScoreTile<C>& tile, C* sums) const {
+        tile.for_each([&](C score, const ScoreIndex& at) { sums[row_of(at)] += score; });
     }
 
   private:
@@ -133,10 +144,10 @@ struct T5Distances {
 /// and, in a bidirectional table, n more for keys after the query. The table is
 /// [num_buckets, heads], the weight of `relative_attention_bias`; num_buckets must be 4 or more (2
 /// when not bidirectional; ShapeError), max_distance more than e (ArgumentError). Minus infinity in
-/// the table masks. T5 does not scale its scores: {.scale = 1}.
-/// Cost: a logarithm for each distance between e and max_distance, once a tile.
-/// Source: Raffel et al., arXiv 1910.10683, section 2.1; the rounding is that of Mesh TensorFlow
-/// and Hugging Face's T5Attention.
+/// the table masks. T5 does not scale its scores: {.scale = 1}. A learned table brings the place
+/// for its gradient, as AdditiveBias. Cost: a logarithm for each distance between e and
+/// max_distance, once a tile. Source: Raffel et al., arXiv 1910.10683, section 2.1; the rounding is
+/// that of Mesh TensorFlow and Hugging Face's T5Attention.
 template <StorageScalar T>
 class T5Bias {
   public:
@@ -150,13 +161,23 @@ class T5Bias {
                               Shape<2>(table_.extent(0), shape.heads));
         return {table_,
                 {table_.extent(0), distances_.bidirectional, distances_.max_distance},
-                alignment.or_else(common).resolve("T5Bias", shape)};
+                alignment.or_else(common).resolve("T5Bias", shape),
+                detail::entries_of_heads(gradient_)};
+    }
+
+    /// The same table with a place for its gradient. Throws ShapeError unless it has its shape.
+    template <TensorLike G>
+    [[nodiscard]] T5Bias with_gradient(G&& gradient) const {
+        T5Bias result = *this;
+        result.gradient_ = detail::gradient_like("T5Bias", table_, std::forward<G>(gradient));
+        return result;
     }
 
     Alignment alignment;
 
   private:
     TensorView<const T, 2> table_;
+    TensorView<T, 2> gradient_;
     T5Distances distances_;
 };
 
@@ -169,7 +190,8 @@ T5Bias(const B&, T5Distances = {}, Alignment = {}) -> T5Bias<ElementOf<B>>;
 ///
 /// The table is [(2 height - 1) * (2 width - 1), heads], the weight `relative_position_bias_table`;
 /// q_len and kv_len are height * width (ShapeError; ArgumentError for sizes below 1). The windows
-/// of an image are the batch. Minus infinity in the table masks. Source: Liu et al., arXiv
+/// of an image are the batch. Minus infinity in the table masks. A learned table brings the place
+/// for its gradient, as AdditiveBias. Source: Liu et al., arXiv
 /// 2103.14030, equation 4.
 template <StorageScalar T>
 class SwinBias {
@@ -196,7 +218,15 @@ class SwinBias {
                              width_);
         detail::require_shape(name, "the table", table_.shape(),
                               Shape<2>(product(2 * height - 1, 2 * width - 1), shape.heads));
-        return {table_, width_};
+        return {table_, width_, detail::entries_of_heads(gradient_)};
+    }
+
+    /// The same table with a place for its gradient. Throws ShapeError unless it has its shape.
+    template <TensorLike G>
+    [[nodiscard]] SwinBias with_gradient(G&& gradient) const {
+        SwinBias result = *this;
+        result.gradient_ = detail::gradient_like(name, table_, std::forward<G>(gradient));
+        return result;
     }
 
   private:
@@ -207,6 +237,7 @@ class SwinBias {
     }
 
     TensorView<const T, 2> table_;
+    TensorView<T, 2> gradient_;
     Index height_;
     Index width_;
 };

@@ -39,23 +39,37 @@ template <StorageScalar T>
 
 namespace detail {
 
-/// Who computes an attention, on which path and in how much memory.
-template <class T>
-struct Execution {
-    bool row_by_row;  ///< by the definition, because weights or scores are asked for
+/// Who computes an attention: the caller's executor, or else that of the process; none but the
+/// caller's thread where there is little to do.
+struct Workers {
     ProcessExecutor::Held process = ProcessExecutor::get();
     ExecutorRef executor;
+
+    Workers(const AttentionShape& shape, const std::optional<ExecutorRef>& wanted)
+        : executor(wanted.value_or(process.executor)) {
+        if (useful_workers(shape, executor.concurrency()) == 1) executor = serial;
+    }
+};
+
+/// A workspace that is given must suffice.
+inline void require_workspace(std::string_view where, std::span<std::byte> workspace,
+                              std::size_t needed) {
+    if (!workspace.empty() && workspace.size() < needed)
+        fail<ArgumentError>(where, "the workspace must have at least ", needed, " bytes; found ",
+                            workspace.size());
+}
+
+/// Who computes an attention, on which path and in how much memory.
+template <class T>
+struct Execution : Workers {
+    bool row_by_row;  ///< by the definition, because weights or scores are asked for
     std::size_t scratch_bytes;
 
     Execution(const AttentionShape& shape, const AttentionOptions<T>& options)
-        : row_by_row(is_wanted(options.weights) || is_wanted(options.scores)),
-          executor(options.executor.value_or(process.executor)) {
-        if (useful_workers(shape, executor.concurrency()) == 1) executor = serial;
-        scratch_bytes = attention_workspace_bytes<T>(shape, row_by_row, executor.concurrency());
-        const std::size_t given = options.workspace.size();
-        if (given != 0 && given < scratch_bytes)
-            fail<ArgumentError>(sdpa_name, "the workspace must have at least ", scratch_bytes,
-                                " bytes; found ", given);
+        : Workers(shape, options.executor),
+          row_by_row(is_wanted(options.weights) || is_wanted(options.scores)),
+          scratch_bytes(attention_workspace_bytes<T>(shape, row_by_row, executor.concurrency())) {
+        require_workspace(sdpa_name, options.workspace, scratch_bytes);
     }
 };
 

@@ -37,18 +37,39 @@ struct AttentionGradients {
     TensorView<V, 4> dv = {};
 };
 
-/// Bytes of scratch memory that a backward pass of these sizes uses for tensors of T with an
-/// executor of this concurrency, whatever the alignment of that memory and whichever gradients are
-/// wanted. It grows with q_len, and does so for each of the workers; where heads are too few for
-/// the workers, for each of at most eight parts of the keys of each head. Throws ShapeError when
-/// the bytes do not fit into 63 bits.
+namespace detail {
+
+template <class C, class Rules>
+[[nodiscard]] std::size_t backward_workspace_bytes(const Rules& rules, const AttentionShape& shape,
+                                                   int concurrency) {
+    const BackwardMemory<Rules, C> plot(rules, shape, useful_workers(shape, concurrency), nullptr);
+    return (plot.element_count() * sizeof(C) + scratch_alignment).bytes();
+}
+
+}  // namespace detail
+
+/// Bytes of scratch memory that a backward pass of these sizes with this mask uses for tensors of T
+/// with an executor of this concurrency, whatever the alignment of that memory and whichever of dq,
+/// dk and dv are wanted. It grows with q_len, and does so for each of the workers; where heads are
+/// too few for the workers, for each of at most eight parts of the keys of each head. A wanted
+/// gradient of a bias with a row for each query and a column for each key takes at most eight times
+/// its own size (nothing, in most cases); any other, at most eight times its own size for each head
+/// of the batch. Throws ShapeError when the bytes do not fit into 63 bits, and what the mask throws
+/// when it does not fit the sizes.
+template <StorageScalar T, ScorePart Mask>
+[[nodiscard]] std::size_t attention_backward_workspace_bytes(
+    const AttentionShape& shape, const Mask& mask,
+    int concurrency = detail::ProcessExecutor::get().executor.concurrency()) {
+    const auto rules = detail::from_parts(detail::parts_of(mask)).bind(shape);
+    return detail::backward_workspace_bytes<ComputeType<T>>(rules, shape, concurrency);
+}
+
+/// The same for any mask that wants no gradient.
 template <StorageScalar T>
 [[nodiscard]] std::size_t attention_backward_workspace_bytes(
     const AttentionShape& shape,
     int concurrency = detail::ProcessExecutor::get().executor.concurrency()) {
-    using C = ComputeType<T>;
-    const detail::BackwardLayout<C> layout(shape, detail::useful_workers(shape, concurrency));
-    return (layout.element_count() * sizeof(C) + detail::scratch_alignment).bytes();
+    return attention_backward_workspace_bytes<T>(shape, NoMask{}, concurrency);
 }
 
 namespace detail {
@@ -107,15 +128,34 @@ void check_gradient(const Plan& p, std::string_view what, TensorView<T, 4> gradi
                          "found overlapping memory");
 }
 
+/// So must the gradients that rules want; their shapes were checked when they were given.
+template <class Plan>
+void check_rule_gradients(const Plan& p) {
+    constexpr std::string_view what = "the gradient of a bias, slope, table or sink";
+    p.rules.for_each_gradient([&](std::size_t index, const auto& rule) {
+        const auto& gradient = rule.gradient;
+        check_gradient(p, what, gradient, gradient.shape(), p.dq, p.dk, p.dv);
+        p.rules.for_each_gradient([&](std::size_t other, const auto& earlier) {
+            if (other < index && overlaps(gradient, earlier.gradient))
+                fail<ShapeError>(backward_name, what, " must not overlap another output; ",
+                                 "found overlapping memory");
+        });
+    });
+}
+
 template <class Plan>
 void check_backward(const Plan& p, std::span<std::byte> bytes) {
     check_forward_results(p);
     check_gradient(p, "dq", p.dq, p.q.shape());
     check_gradient(p, "dk", p.dk, p.k.shape(), p.dq);
     check_gradient(p, "dv", p.dv, p.v.shape(), p.dq, p.dk);
+    check_rule_gradients(p);
     const TensorView<std::byte, 1> workspace(bytes, Shape<1>(bytes.size()));
     const auto in_use = [&](const auto& view) { return overlaps(workspace, view); };
-    if (p.any_input(in_use) || in_use(p.dq) || in_use(p.dk) || in_use(p.dv))
+    bool rules_use = false;
+    p.rules.for_each_gradient(
+        [&](std::size_t, const auto& rule) { rules_use = rules_use || in_use(rule.gradient); });
+    if (p.any_input(in_use) || in_use(p.dq) || in_use(p.dk) || in_use(p.dv) || rules_use)
         fail<ShapeError>(backward_name, "the workspace must not overlap an input, a mask or a ",
                          "gradient; found overlapping memory");
 }
@@ -164,12 +204,17 @@ using GradientsOf = AttentionGradients<ElementOf<Q>, ElementOf<K>, ElementOf<V>>
 ///     dq_i = scale * sum_j ds_ij k_j,        dk_j = scale * sum_i ds_ij q_i
 ///
 /// where the sums for a key also run over the query heads that read it, and dropout drops the same
-/// entries of p and dp that it dropped in the forward pass. Biases, slopes and sinks are constants.
+/// entries of p and dp that it dropped in the forward pass.
+///
+/// Biases, slopes, tables and sinks are constants, unless they bring the place for their gradient
+/// (with_gradient): that of a bias is the gradient of the score after it, summed in the loop over
+/// all scores to which one number was added; that of a sink is -sum_i exp(sink - lse_i) (d_out_i .
+/// out_i).
 ///
 /// `out` and `lse` are what the forward pass wrote (lse by AttentionOptions::lse); mask, scale and
 /// dropout must be the same. d_out is [batch, heads, q_len, value_dim], as out, in any strides.
-/// Only the wanted gradients are computed, each with the same bits whatever else is wanted. They
-/// are overwritten, not added to, and rounded once to their type.
+/// Only the wanted gradients are computed, each with the same bits whichever of the others are.
+/// They are overwritten, not added to, and rounded once to their type.
 ///
 /// A masked key or value has gradient 0 and no effect, whatever it holds; so has a query without a
 /// visible key, whatever its row of d_out holds. NaN in what a query sees reaches the gradients of
@@ -196,16 +241,12 @@ void scaled_dot_product_attention_backward(const Q& q, const K& k, const V& v, c
     static_assert(std::same_as<ElementOf<Lse>, C>, "lse must hold q's compute type");
     const auto plan = detail::make_backward_plan(read(q), read(k), read(v), read(out), read(lse),
                                                  read(d_out), gradients, mask, options);
-    const detail::ProcessExecutor::Held process = detail::ProcessExecutor::get();
-    ExecutorRef executor = options.executor.value_or(process.executor);
-    if (detail::useful_workers(plan.shape, executor.concurrency()) == 1) executor = serial;
+    const detail::Workers workers(plan.shape, options.executor);
     const std::size_t needed =
-        attention_backward_workspace_bytes<T>(plan.shape, executor.concurrency());
-    if (!options.workspace.empty() && options.workspace.size() < needed)
-        detail::fail<ArgumentError>(detail::backward_name, "the workspace must have at least ",
-                                    needed, " bytes; found ", options.workspace.size());
+        detail::backward_workspace_bytes<C>(plan.rules, plan.shape, workers.executor.concurrency());
+    detail::require_workspace(detail::backward_name, options.workspace, needed);
     const detail::Scratch scratch(needed, options.workspace);
-    detail::fused_attention_backward(plan, executor, scratch.as<C>());
+    detail::fused_attention_backward(plan, workers.executor, scratch.as<C>());
 }
 
 }  // namespace heed::inline v0

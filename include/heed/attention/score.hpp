@@ -47,6 +47,7 @@ template <class C, class T>
 template <class T>
 struct BiasRule {
     TensorView<const T, 4> tensor;
+    TensorView<T, 4> gradient;
     template <class C>
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
         return add_bias(score, tensor(at.b, at.h, at.q, at.k));
@@ -59,12 +60,22 @@ struct BiasRule {
     void modify_tile(const ScoreTile<C>& tile) const {
         tile.add(tile.part_of(tensor));
     }
+    template <class C>
+    void add_gradient(const ScoreTile<C>& tile, C* sums) const {
+        if (gradient.extent(2) > 1)
+            tile.add_query_sums(sums + tile.first.q);
+        else if (gradient.extent(3) > 1)
+            tile.add_key_sums(sums + tile.first.k);
+        else
+            sums[0] += tile.sum();
+    }
 };
 
 template <class T>
 struct AlibiRule {
     TensorView<const T, 2> tensor;
     QueryPosition position;
+    TensorView<T, 4> gradient;
     template <class C>
     [[nodiscard]] C modify(C score, const ScoreIndex& at) const {
         const Index distance = position(at) - at.k;
@@ -77,16 +88,48 @@ struct AlibiRule {
             return -slope * static_cast<C>(std::abs(distance));
         });
     }
+    template <class C>
+    void add_gradient(const ScoreTile<C>& tile, C* sums) const {
+        tile.for_each_distance_sum(position, [sums](Index distance, C sum) {
+            *sums -= static_cast<C>(std::abs(distance)) * sum;
+        });
+    }
 };
 
 template <class T>
 struct SinkRule {
     TensorView<const T, 2> tensor;
+    TensorView<T, 4> gradient;
     template <class C>
     [[nodiscard]] C sink(const ScoreIndex& row) const {
         return convert<C>(tensor(row.b, row.h));
     }
 };
+
+/// Where the gradient of `values` goes, under their rank.
+template <class T, int Rank, class G>
+[[nodiscard]] TensorView<T, Rank> gradient_like(std::string_view where,
+                                                TensorView<const T, Rank> values, G&& gradient) {
+    constexpr int rank = std::remove_cvref_t<G>::rank();
+    static_assert(rank <= Rank && std::is_convertible_v<G&&, TensorView<T, rank>>,
+                  "the gradient must be writable and have the type and shape of what it is the "
+                  "gradient of");
+    const TensorView<T, rank> view = std::forward<G>(gradient);
+    if constexpr (rank < Rank) {
+        return gradient_like(where, values, view.unsqueeze());
+    } else {
+        require_shape(where, "the gradient", view.shape(), values.shape());
+        return view;
+    }
+}
+
+/// The gradient of a table [entries, heads] as [1, heads, 1, entries].
+template <class T>
+[[nodiscard]] TensorView<T, 4> entries_of_heads(TensorView<T, 2> table) {
+    return {table.data(),
+            {1, table.extent(1), 1, table.extent(0)},
+            {0, table.stride(1), 0, table.stride(0)}};
+}
 
 /// One number for each head: [heads] or [batch, heads], seen as [batch, heads].
 template <class T>
@@ -106,8 +149,20 @@ class PerHead {
         return broadcast_to(view_, Shape<2>(shape.batch, shape.heads), where, what);
     }
 
+    template <class G>
+    void set_gradient(std::string_view where, G&& gradient) {
+        gradient_ = gradient_like(where, view_, std::forward<G>(gradient));
+    }
+    /// As [batch or 1, heads or 1, 1, 1].
+    [[nodiscard]] TensorView<T, 4> gradient() const {
+        return {gradient_.data(),
+                {gradient_.extent(0), gradient_.extent(1), 1, 1},
+                {gradient_.stride(0), gradient_.stride(1), 0, 0}};
+    }
+
   private:
     TensorView<const T, 2> view_;
+    TensorView<T, 2> gradient_;
 };
 
 }  // namespace detail
@@ -130,6 +185,9 @@ struct SoftCap {
 /// s becomes s + bias. Any rank up to 4, broadcast to [batch, heads, q_len, kv_len] by NumPy's
 /// rule. A bias of minus infinity (also one that becomes it in the compute type) masks the key; a
 /// large negative one does not, it only makes its weight small.
+///
+/// A bias that is learned brings the place for its gradient, which a backward pass then writes: in
+/// the bias's own shape, the sum over every dimension along which the bias is broadcast.
 template <StorageScalar T>
 class AdditiveBias {
   public:
@@ -137,18 +195,31 @@ class AdditiveBias {
     explicit AdditiveBias(const B& bias) : bias_(detail::to_rank_4(read(bias))) {}
 
     [[nodiscard]] detail::BiasRule<T> bind(const AttentionShape& shape, const Alignment&) const {
-        return {broadcast_to(bias_, detail::score_shape(shape), "AdditiveBias", "the bias")};
+        return {broadcast_to(bias_, detail::score_shape(shape), name, "the bias"), gradient_};
+    }
+
+    /// The same bias with a place for its gradient. Throws ShapeError unless it has the bias's
+    /// shape.
+    template <TensorLike G>
+    [[nodiscard]] AdditiveBias with_gradient(G&& gradient) const {
+        AdditiveBias result = *this;
+        result.gradient_ = detail::gradient_like(name, bias_, std::forward<G>(gradient));
+        return result;
     }
 
   private:
+    static constexpr std::string_view name = "AdditiveBias";
+
     TensorView<const T, 4> bias_;
+    TensorView<T, 4> gradient_;
 };
 
 template <TensorLike B>
 AdditiveBias(const B&) -> AdditiveBias<ElementOf<B>>;
 
 /// s becomes s - slope_h * |p - j| for query position p and key j, with one slope for each head:
-/// [heads] or [batch, heads]. Source: Press et al., arXiv 2108.12409.
+/// [heads] or [batch, heads]. Learned slopes bring the place for their gradient, as AdditiveBias.
+/// Source: Press et al., arXiv 2108.12409.
 template <StorageScalar T>
 class Alibi {
   public:
@@ -156,13 +227,24 @@ class Alibi {
     explicit Alibi(const S& slopes, Alignment aligned = {}) : alignment(aligned), slopes_(slopes) {}
 
     [[nodiscard]] detail::AlibiRule<T> bind(const AttentionShape& shape, Alignment common) const {
-        return {slopes_.fit(shape, "Alibi", "the slopes"),
-                alignment.or_else(common).resolve("Alibi", shape)};
+        return {slopes_.fit(shape, name, "the slopes"),
+                alignment.or_else(common).resolve(name, shape), slopes_.gradient()};
+    }
+
+    /// The same slopes with a place for their gradient. Throws ShapeError unless it has their
+    /// shape.
+    template <TensorLike G>
+    [[nodiscard]] Alibi with_gradient(G&& gradient) const {
+        Alibi result = *this;
+        result.slopes_.set_gradient(name, std::forward<G>(gradient));
+        return result;
     }
 
     Alignment alignment;
 
   private:
+    static constexpr std::string_view name = "Alibi";
+
     detail::PerHead<T> slopes_;
 };
 
@@ -197,6 +279,7 @@ template <ComputeScalar T>
 /// without a visible key has output 0 and the sink as log-sum-exp. Scale, soft-cap, biases, masks
 /// and dropout do not reach a sink. Minus infinity is no sink; NaN and plus infinity (also one that
 /// becomes it as a float) are an ArgumentError. Several Sinks add up in the sum.
+/// Learned logits bring the place for their gradient, as AdditiveBias.
 /// Source: gpt-oss, arXiv 2508.10925; as a fixed logit of 0: Miller, "Attention is off by one".
 template <StorageScalar T>
 class Sinks {
@@ -205,19 +288,30 @@ class Sinks {
     explicit Sinks(const S& logits) : logits_(logits) {}
 
     [[nodiscard]] detail::SinkRule<T> bind(const AttentionShape& shape, const Alignment&) const {
-        const auto logits = logits_.fit(shape, "Sinks", "the logits");
-        detail::require_memory("Sinks", "the logits", logits);
+        const auto logits = logits_.fit(shape, name, "the logits");
+        detail::require_memory(name, "the logits", logits);
         for (Index b = 0; b < shape.batch; ++b)
             for (Index h = 0; h < shape.heads; ++h)
                 if (!(detail::convert<float>(logits(b, h)) <
                       std::numeric_limits<float>::infinity()))
-                    detail::fail<ArgumentError>("Sinks", "a logit must be below infinity as a ",
+                    detail::fail<ArgumentError>(name, "a logit must be below infinity as a ",
                                                 "float; found ", static_cast<double>(logits(b, h)),
                                                 " for head ", h, " of batch element ", b);
-        return {logits};
+        return {logits, logits_.gradient()};
+    }
+
+    /// The same logits with a place for their gradient. Throws ShapeError unless it has their
+    /// shape.
+    template <TensorLike G>
+    [[nodiscard]] Sinks with_gradient(G&& gradient) const {
+        Sinks result = *this;
+        result.logits_.set_gradient(name, std::forward<G>(gradient));
+        return result;
     }
 
   private:
+    static constexpr std::string_view name = "Sinks";
+
     detail::PerHead<T> logits_;
 };
 

@@ -4,12 +4,15 @@
 // rules that know single scores only.
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <type_traits>
 
 #include "heed/attention/geometry.hpp"
+#include "heed/attention/tiling.hpp"
 #include "heed/simd/tile_kernels.hpp"
 #include "heed/tensor/elementwise.hpp"
 
@@ -46,6 +49,22 @@ struct TileRows {
     /// The rows after the first `count`.
     [[nodiscard]] TileRows from(Index count) const { return {data + count * stride, stride}; }
 };
+
+/// Puts zeros in place of NaN and infinity, in a copy [count, columns] whose rows are
+/// `copy_stride` apart and which may be the rows themselves. False when there was none; then the
+/// rows stay what they are.
+template <class C>
+[[nodiscard]] bool take_poison_out(const TileKernels<C>& kernels, TileRows<C>& rows, Index count,
+                                   Index columns, C* copy, Index copy_stride) {
+    if (kernels.all_finite(rows.data, rows.stride, count, columns)) return false;
+    for (Index i = 0; i < count; ++i)
+        for (Index c = 0; c < columns; ++c) {
+            const C x = rows.data[i * rows.stride + c];
+            copy[i * copy_stride + c] = std::isfinite(x) ? x : C(0);
+        }
+    rows = {copy, copy_stride};
+    return true;
+}
 
 /// How much of a tile some rule shows.
 enum class Coverage { none, some, all };
@@ -84,6 +103,22 @@ struct ScoreTile {
             .slice(1, first.k, keys);
     }
 
+    /// visit(score, at) for all scores.
+    template <class Visit>
+    void for_each(const Visit& visit) const {
+        for (Index j = 0; j < keys; ++j) {
+            ScoreIndex at{first.b, first.h, first.q, first.k + j};
+            for (Index i = 0; i < queries; ++i, ++at.q) visit(scores[j * row + i], at);
+        }
+    }
+
+    /// Zeros in the lanes that belong to nobody.
+    void clear_dead_lanes() const {
+        if (queries == row) return;
+        for (Index j = 0; j < keys; ++j)
+            std::fill(scores + j * row + queries, scores + (j + 1) * row, C(0));
+    }
+
     /// scores <- edit(score, at), for scores that are not hidden.
     template <class Edit>
     void for_each_seen(const Edit& edit) const {
@@ -108,6 +143,43 @@ struct ScoreTile {
         for (Index n = 0; n < count; ++n) scratch[n] = bias(nearest + n);
         std::fill(scratch + count, scratch + keys - 1 + row, C(0));
         kernels.add_diagonals(scores, row, keys, scratch);
+    }
+
+    /// visit(distance, sum) with sums of the scores of queries at positions p and keys j by their
+    /// distance p - j; a distance may come more than once. Lanes without a query must be 0.
+    template <class Visit>
+    void for_each_distance_sum(const QueryPosition& position, const Visit& visit) const {
+        if (!position.is_consecutive()) {
+            for_each([&](C score, const ScoreIndex& at) { visit(position(at) - at.k, score); });
+            return;
+        }
+        const Index nearest = position(first) - first.k - (keys - 1);
+        std::fill_n(scratch, keys - 1 + row, C(0));
+        kernels.diagonal_sums(scores, row, keys, scratch);
+        for (Index n = 0; n < keys - 1 + queries; ++n) visit(nearest + n, scratch[n]);
+    }
+
+    /// sums[i] += the scores of query i; lanes without a query must be 0.
+    void add_query_sums(C* sums) const {
+        std::array<C, key_tile> one;
+        one.fill(C(1));
+        std::array<C, max_tile_width * 64 / sizeof(C)> of_query{};
+        LinesAhead ahead;
+        kernels.values[row / kernels.lanes - 1](one.data(), 1, keys, 1, scores, of_query.data(),
+                                                row, ahead);
+        for (Index i = 0; i < queries; ++i) sums[i] += of_query[static_cast<std::size_t>(i)];
+    }
+
+    /// sums[j] += the scores of key j; lanes without a query must be 0.
+    void add_key_sums(C* sums) const { kernels.lane_sums(scores, row, keys, sums); }
+
+    /// The sum of all scores; lanes without a query must be 0.
+    [[nodiscard]] C sum() const {
+        std::array<C, key_tile> of_key{};
+        add_key_sums(of_key.data());
+        C total = 0;
+        for (Index j = 0; j < keys; ++j) total += of_key[static_cast<std::size_t>(j)];
+        return total;
     }
 
     /// Adds biases [queries, keys]; minus infinity hides.

@@ -510,7 +510,7 @@ void MultiHeadAttention<T>::forward(TensorView<const T, 3> query, TensorView<con
             : out;
     const AttentionOutputs<T> wanted{weights_buffer(outputs, heads), outputs.lse};
     attend_.forward_with(heads.q, heads.k, heads.v, context.split_heads(options_.num_heads),
-                         detail::WithExtraKeys<Mask>{mask, extra_keys()}, wanted);
+                         detail::with_extra_keys(mask, extra_keys()), wanted);
     if (detail::is_wanted(outputs.averaged_weights))
         average_heads(wanted.weights, outputs.averaged_weights);
     if (options_.out_projection) linear(context, out_weight_, out_bias_, out);

@@ -111,6 +111,17 @@ struct TileKernels {
     void (*score_gradients[max_tile_width])(const T* weights, const T* dropped, T* gradients,
                                             Index keys, const T* delta, const T* slopes);
 
+    /// gradients[n] = slopes[n] * gradients[n] for n < count, a multiple of the lanes; 0 where
+    /// weights[n] is.
+    void (*multiply_slopes)(const T* weights, const T* slopes, Index count, T* gradients);
+
+    /// sums[j] += sum_i rows[j][i] over all lanes of a row, for j < count.
+    void (*lane_sums)(const T* rows, Index row, Index count, T* sums);
+
+    /// sums[keys - 1 - j + i] += tile[j][i] for all lanes of a row: by the distance of query and
+    /// key. sums has keys - 1 + row elements.
+    void (*diagonal_sums)(const T* tile, Index row, Index keys, T* sums);
+
     /// gradients[j][c] += sum_i weights[j][i] * rows[i][c] for i < queries, in ascending order, and
     /// for `width` registers of features c, which lie on the lanes here. weights' rows are
     /// `weight_row` apart, those of rows and gradients `row`. Asks for lines ahead.

@@ -774,6 +774,51 @@ void score_gradients(const T* weights, const T* dropped, T* gradients, Index key
         score_gradient_rows<width, false>(weights, dropped, gradients, keys, delta, slopes);
 }
 
+template <class T>
+void multiply_slopes(const T* weights, const T* slopes, Index count, T* gradients) {
+    for (Index n = 0; n < count; n += lanes<T>) {
+        const Pack<T> product = load(slopes + n) * load(gradients + n);
+        store(gradients + n, load(weights + n) == Pack<T>{} ? Pack<T>{} : product);
+    }
+}
+
+/// The sum of the packs of a row.
+template <class T>
+HEED_INLINE Pack<T> sum_of_packs(const T* from, Index row) {
+    Pack<T> sum{};
+    for (Index i = 0; i < row; i += lanes<T>) sum = sum + load(from + i);
+    return sum;
+}
+
+template <class T>
+void lane_sums(const T* rows, Index row, Index count, T* sums) {
+    constexpr int n = lanes<T>;
+    Index j = 0;
+    for (; j + n <= count; j += n) {
+        Pack<T> square[n];
+#pragma GCC unroll 16
+        for (int r = 0; r < n; ++r) square[r] = sum_of_packs(rows + (j + r) * row, row);
+        transpose_square<T>(square);
+        Pack<T> total = load(sums + j);
+#pragma GCC unroll 16
+        for (int r = 0; r < n; ++r) total = total + square[r];
+        store(sums + j, total);
+    }
+    for (; j < count; ++j) {
+        const Pack<T> sum = sum_of_packs(rows + j * row, row);
+        for (int w = 0; w < n; ++w) sums[j] += sum[w];
+    }
+}
+
+template <class T>
+void diagonal_sums(const T* tile, Index row, Index keys, T* sums) {
+    for (Index j = 0; j < keys; ++j)
+        for (Index i = 0; i < row; i += lanes<T>) {
+            T* const place = sums + keys - 1 - j + i;
+            store(place, load(place) + load(tile + j * row + i));
+        }
+}
+
 template <int width, class T>
 void key_gradients(const T* weights, Index weight_row, Index keys, const T* rows, Index queries,
                    T* gradients, Index row, LinesAhead& ahead) {
@@ -805,6 +850,9 @@ inline constexpr TileKernels<T> table = {
     {weights<1, T>, weights<2, T>, weights<3, T>},
     soft_cap_slopes<T>,
     {score_gradients<1, T>, score_gradients<2, T>, score_gradients<3, T>},
+    multiply_slopes<T>,
+    lane_sums<T>,
+    diagonal_sums<T>,
     {key_gradients<1, T>, key_gradients<2, T>, key_gradients<3, T>},
 };
 
