@@ -37,6 +37,39 @@ struct OracleCase {
     std::function<double(double score, Index b, Index h, Index q, Index k)> slope = {};
 };
 
+/// The gradient of each score after all rules, [b, h, q, k]; exactly 0 where it is not seen.
+template <class Real>
+std::vector<Real> score_gradients(const OracleCase& problem, const oracle::Result<Real>& forward,
+                                  const std::vector<Real>& v, const std::vector<Real>& d_out,
+                                  bool without_delta = false, bool magnitude = false) {
+    const auto& [n, rules, slope_of] = problem;
+    const auto term = [magnitude](Real x) { return magnitude ? std::abs(x) : x; };
+    const Real kept_scale = 1 / (1 - static_cast<Real>(rules.dropout));
+    std::vector<Real> result(n.score_count());
+    for (Index b = 0; b < n.B; ++b)
+        for (Index h = 0; h < n.H; ++h)
+            for (Index i = 0; i < n.Lq; ++i) {
+                Real delta = 0;
+                for (Index c = 0; c < n.Dv && !without_delta; ++c)
+                    delta += term(d_out[n.output_at(b, h, i, c)] *
+                                  forward.output[n.output_at(b, h, i, c)]);
+                for (Index j = 0; j < n.Lk; ++j) {
+                    const std::size_t at = n.score_at(b, h, i, j);
+                    const Real p = forward.weights[at];
+                    if (p == 0 || (rules.visible && !rules.visible(b, h, i, j))) continue;
+                    const Real kept = !rules.keep              ? Real(1)
+                                      : rules.keep(b, h, i, j) ? kept_scale
+                                                               : Real(0);
+                    Real dp = 0;
+                    for (Index c = 0; c < n.Dv; ++c)
+                        dp += term(d_out[n.output_at(b, h, i, c)] *
+                                   v[n.value_at(b, n.kv_head(h), j, c)]);
+                    result[at] = p * (magnitude ? kept * dp + delta : kept * dp - delta);
+                }
+            }
+    return result;
+}
+
 /// By the formula, from the weights. `without_delta` is a mistake on purpose. `magnitude` sums the
 /// absolute values of all terms instead (those of the slope 1 - share^2, too).
 template <class Real>
@@ -46,6 +79,8 @@ Gradients<Real> by_formula(const OracleCase& problem, const std::vector<Real>& q
                            bool magnitude = false) {
     const auto& [n, rules, slope_of] = problem;
     const oracle::Result<Real> forward = oracle::attention(n, q, k, v, rules);
+    const std::vector<Real> gradients =
+        score_gradients(problem, forward, v, d_out, without_delta, magnitude);
     const auto term = [magnitude](Real x) { return magnitude ? std::abs(x) : x; };
     const Real scale =
         rules.scale ? static_cast<Real>(*rules.scale) : 1 / std::sqrt(static_cast<Real>(n.D));
@@ -54,11 +89,7 @@ Gradients<Real> by_formula(const OracleCase& problem, const std::vector<Real>& q
                       std::vector<Real>(n.value_count())};
     for (Index b = 0; b < n.B; ++b)
         for (Index h = 0; h < n.H; ++h)
-            for (Index i = 0; i < n.Lq; ++i) {
-                Real delta = 0;
-                for (Index c = 0; c < n.Dv && !without_delta; ++c)
-                    delta += term(d_out[n.output_at(b, h, i, c)] *
-                                  forward.output[n.output_at(b, h, i, c)]);
+            for (Index i = 0; i < n.Lq; ++i)
                 for (Index j = 0; j < n.Lk; ++j) {
                     const Index kv = n.kv_head(h);
                     const std::size_t at = n.score_at(b, h, i, j);
@@ -67,12 +98,9 @@ Gradients<Real> by_formula(const OracleCase& problem, const std::vector<Real>& q
                     const Real kept = !rules.keep              ? Real(1)
                                       : rules.keep(b, h, i, j) ? kept_scale
                                                                : Real(0);
-                    Real dp = 0;
-                    for (Index c = 0; c < n.Dv; ++c) {
-                        const Real x = d_out[n.output_at(b, h, i, c)];
-                        dp += term(x * v[n.value_at(b, kv, j, c)]);
-                        g.dv[n.value_at(b, kv, j, c)] += term(p * kept * x);
-                    }
+                    for (Index c = 0; c < n.Dv; ++c)
+                        g.dv[n.value_at(b, kv, j, c)] +=
+                            term(p * kept * d_out[n.output_at(b, h, i, c)]);
                     Real slope = 1;
                     if (slope_of)
                         slope = static_cast<Real>(
@@ -81,14 +109,12 @@ Gradients<Real> by_formula(const OracleCase& problem, const std::vector<Real>& q
                         const Real share = forward.capped[at] / static_cast<Real>(rules.softcap);
                         slope *= magnitude ? 1 + share * share : (1 - share) * (1 + share);
                     }
-                    const Real ds =
-                        scale * slope * p * (magnitude ? kept * dp + delta : kept * dp - delta);
+                    const Real ds = scale * slope * gradients[at];
                     for (Index d = 0; d < n.D; ++d) {
                         g.dq[n.query_at(b, h, i, d)] += term(ds * k[n.key_at(b, kv, j, d)]);
                         g.dk[n.key_at(b, kv, j, d)] += term(ds * q[n.query_at(b, h, i, d)]);
                     }
                 }
-            }
     return g;
 }
 

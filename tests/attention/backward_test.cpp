@@ -74,18 +74,6 @@ TEST(Backward, ByHand) {
     EXPECT_NEAR(dq(0, 0, 0, 0), 3.0 / 16 * std::log(3.0), 1e-15);
 }
 
-TEST(Backward, EqualsCentralDifferencesOfTheOracle) {
-    support::Random random;
-    SCOPED_TRACE(random.describe());
-    for (int n = 0; n < 100 && !testing::Test::HasFailure(); ++n) {
-        const RandomBackward problem(random, few(random));
-        SCOPED_TRACE("case " + std::to_string(n) + ": " + problem.describe());
-        Backward<double> run(random, problem.s);
-        problem.with_mask([&](const auto& mask) { run.run(mask, problem.options); });
-        attend::expect_close(run.gradients(), by_differences(run, problem.oracle_case()));
-    }
-}
-
 // The counter-check, and the licence to use the formula where differences would take too long.
 TEST(Backward, DifferencesTellTheFormulaFromOneWithoutDelta) {
     support::Random random;

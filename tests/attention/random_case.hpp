@@ -94,6 +94,23 @@ struct Tilt {
     }
 };
 
+/// Where the gradients of biases, slopes, tables and sinks go, if they are wanted.
+struct RuleGradients {
+    Tensor<float, 4> bias;
+    Tensor<float, 2> slopes;
+    Tensor<float, 1> sinks;
+    Tensor<float, 2> t5, swin;
+
+    template <class Visit>
+    void for_each(const Visit& visit) {
+        visit("bias", bias.view());
+        visit("slopes", slopes.view());
+        visit("sinks", sinks.view());
+        visit("t5", t5.view());
+        visit("swin", swin.view());
+    }
+};
+
 /// Masks and modifications of every type. Those that are switched off hold their neutral element.
 struct RandomMasks {
     heed::AttentionShape shape;
@@ -108,6 +125,12 @@ struct RandomMasks {
     Tilt tilt{0};
     double cap;
     std::vector<Index> shift;  ///< by which documents move each query on the key axis, if any
+
+    /// Where the gradients of bias and slopes go, if anywhere.
+    struct {
+        TensorView<float, 4> bias;
+        TensorView<float, 2> slopes;
+    } gradients;
 
     RandomMasks(support::Random& random, const heed::AttentionShape& s, double each = 0.4)
         : shape(s),
@@ -134,11 +157,23 @@ struct RandomMasks {
             if (sloped) x = static_cast<float>(random.uniform(0, 0.5));
     }
 
+    /// A bias of one of the 16 shapes that broadcast.
+    void reshape_bias(support::Random& random, int which) {
+        const auto extent = [&](int d) {
+            return (which >> d & 1) != 0 ? heed::detail::score_shape(shape)[d] : 1;
+        };
+        bias = normals<float, 4>(random, {extent(0), extent(1), extent(2), extent(3)});
+        for (float& x : bias.values())
+            if (random.chance(0.1)) x = -infinity;
+    }
+
     /// All of them but soft-cap.
     [[nodiscard]] auto masks() const {
-        return heed::AdditiveBias{bias} & heed::Causal::offset(causal_offset) &
-               heed::Alibi{slopes, heed::Alignment::offsets(offsets)} & heed::KeyLengths{lengths} &
-               heed::AttendWhere{attend} & tilt &
+        return heed::AdditiveBias{bias}.with_gradient(gradients.bias) &
+               heed::Causal::offset(causal_offset) &
+               heed::Alibi{slopes, heed::Alignment::offsets(offsets)}.with_gradient(
+                   gradients.slopes) &
+               heed::KeyLengths{lengths} & heed::AttendWhere{attend} & tilt &
                heed::SlidingWindow{left, right, heed::Alignment::offsets(offsets)} &
                heed::BlockWhere{block};
     }
@@ -181,6 +216,16 @@ struct RandomMasks {
         return shift.empty() ? 0 : shift[static_cast<std::size_t>(q)];
     }
 
+    /// By which the slope of a head is multiplied.
+    [[nodiscard]] double distance(Index b, Index q, Index k) const {
+        return static_cast<double>(std::abs(position(b, q) - k));
+    }
+    template <class T>
+    static T& at(Tensor<T, 4>& tensor, Index b, Index h, Index q, Index k) {
+        const auto place = [&](int d, Index i) { return tensor.extent(d) == 1 ? 0 : i; };
+        return tensor(place(0, b), place(1, h), place(2, q), place(3, k));
+    }
+
   private:
     [[nodiscard]] Index position(Index b, Index q) const {
         return q + shift_of(q) + offsets[static_cast<std::size_t>(b)];
@@ -193,9 +238,8 @@ struct RandomMasks {
     }
 
     [[nodiscard]] double distance_penalty(Index b, Index h, Index q, Index k) const {
-        const Index p = position(b, q);
         const float slope = slopes(slopes.extent(0) == 1 ? 0 : b, h);
-        return static_cast<double>(slope) * static_cast<double>(std::abs(p - k));
+        return static_cast<double>(slope) * distance(b, q, k);
     }
 
     [[nodiscard]] double added(Index b, Index h, Index q, Index k) const {
@@ -220,6 +264,12 @@ struct RandomRelatives {
     Tensor<float, 2> t5;
     Index height = 1, width = 1;
     Tensor<float, 2> swin;
+
+    /// Where the gradients of sinks and tables go, if anywhere.
+    struct {
+        TensorView<float, 1> sinks;
+        TensorView<float, 2> t5, swin;
+    } gradients;
 
     /// With documents, `masks` refer to them from now on. For a window, q_len and kv_len are its
     /// tokens.
@@ -248,27 +298,34 @@ struct RandomRelatives {
     }
 
     [[nodiscard]] auto packed() const {
-        return heed::Sinks{sinks} & heed::Documents(queries, keys) &
+        return heed::Sinks{sinks}.with_gradient(gradients.sinks) & heed::Documents(queries, keys) &
                heed::T5Bias{t5,
                             {.bidirectional = both_directions, .max_distance = max_distance},
-                            heed::Alignment::top_left()};
+                            heed::Alignment::top_left()}
+                   .with_gradient(gradients.t5);
     }
     [[nodiscard]] auto window() const {
-        return heed::SwinBias{swin, height, width} & heed::Sinks{sinks};
+        return heed::SwinBias{swin, height, width}.with_gradient(gradients.swin) &
+               heed::Sinks{sinks}.with_gradient(gradients.sinks);
     }
 
     [[nodiscard]] bool same_document(Index q, Index k) const {
         return label_of_query[static_cast<std::size_t>(q)] ==
                label_of_key[static_cast<std::size_t>(k)];
     }
-    [[nodiscard]] double t5_bias(Index position, Index h, Index k) const {
-        return static_cast<double>(
-            t5(t5_bucket(k - position, buckets, both_directions, max_distance), h));
+    [[nodiscard]] Index t5_row(Index position, Index k) const {
+        return t5_bucket(k - position, buckets, both_directions, max_distance);
     }
-    [[nodiscard]] double swin_bias(Index h, Index q, Index k) const {
+    [[nodiscard]] double t5_bias(Index position, Index h, Index k) const {
+        return static_cast<double>(t5(t5_row(position, k), h));
+    }
+    [[nodiscard]] Index swin_row(Index q, Index k) const {
         const Index rows = q / width - k / width + height - 1;
         const Index columns = q % width - k % width + width - 1;
-        return static_cast<double>(swin(rows * (2 * width - 1) + columns, h));
+        return rows * (2 * width - 1) + columns;
+    }
+    [[nodiscard]] double swin_bias(Index h, Index q, Index k) const {
+        return static_cast<double>(swin(swin_row(q, k), h));
     }
     [[nodiscard]] double added_magnitude() const {
         return support::max_magnitude(t5.values()) + support::max_magnitude(swin.values());

@@ -106,7 +106,7 @@ struct SinkRule {
     }
 };
 
-/// Where the gradient of `values` goes, under their rank.
+/// Where the gradient of `values` goes, under their rank; an empty view means "not wanted".
 template <class T, int Rank, class G>
 [[nodiscard]] TensorView<T, Rank> gradient_like(std::string_view where,
                                                 TensorView<const T, Rank> values, G&& gradient) {
@@ -118,7 +118,8 @@ template <class T, int Rank, class G>
     if constexpr (rank < Rank) {
         return gradient_like(where, values, view.unsqueeze());
     } else {
-        require_shape(where, "the gradient", view.shape(), values.shape());
+        if (is_wanted(view))
+            require_shape(where, "the gradient", view.shape(), values.shape());
         return view;
     }
 }
@@ -198,7 +199,7 @@ class AdditiveBias {
         return {broadcast_to(bias_, detail::score_shape(shape), name, "the bias"), gradient_};
     }
 
-    /// The same bias with a place for its gradient. Throws ShapeError unless it has the bias's
+    /// The same bias with a place for its gradient; an empty view means "not wanted". Throws ShapeError unless it has the bias's
     /// shape.
     template <TensorLike G>
     [[nodiscard]] AdditiveBias with_gradient(G&& gradient) const {
