@@ -118,8 +118,7 @@ template <class T, int Rank, class G>
     if constexpr (rank < Rank) {
         return gradient_like(where, values, view.unsqueeze());
     } else {
-        if (is_wanted(view))
-            require_shape(where, "the gradient", view.shape(), values.shape());
+        if (is_wanted(view)) require_shape(where, "the gradient", view.shape(), values.shape());
         return view;
     }
 }
@@ -199,8 +198,8 @@ class AdditiveBias {
         return {broadcast_to(bias_, detail::score_shape(shape), name, "the bias"), gradient_};
     }
 
-    /// The same bias with a place for its gradient; an empty view means "not wanted". Throws ShapeError unless it has the bias's
-    /// shape.
+    /// The same bias with a place for its gradient; an empty view means "not wanted". Throws
+    /// ShapeError unless it has the bias's shape.
     template <TensorLike G>
     [[nodiscard]] AdditiveBias with_gradient(G&& gradient) const {
         AdditiveBias result = *this;

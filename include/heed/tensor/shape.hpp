@@ -68,9 +68,7 @@ class Shape {
     }
 
     /// True without elements: some extent is 0.
-    [[nodiscard]] bool is_empty() const {
-        return std::find(begin(), end(), Index{0}) != end();
-    }
+    [[nodiscard]] bool is_empty() const { return std::find(begin(), end(), Index{0}) != end(); }
 
     /// The same extents with one of them replaced.
     [[nodiscard]] Shape with(int dimension, Index extent) const {
