@@ -9,7 +9,7 @@
 
 #include "heed/attention/backward_queries.hpp"
 #include "heed/attention/compose.hpp"
-#include "heed/attention/score_gradients.hpp"
+#include "heed/attention/rule_gradients.hpp"
 #include "heed/attention/tile_pair.hpp"
 
 namespace heed::inline v0::detail {
@@ -19,12 +19,12 @@ template <class Plan, class C>
 class KeySide {
   public:
     using Rules = decltype(Plan::rules);
-    using RuleGradients = ScoreGradients<Rules, C>;
+    using OfRules = RuleGradients<Rules, C>;
 
     /// `kv_head` is that of all batch elements.
     KeySide(const Plan& plan, const TileKernels<C>& kernels, const BackwardScratch<C>& scratch,
-            const RuleGradients& rule_gradients, const typename RuleGradients::Share& share,
-            Index kv_head, const KeyRange& keys)
+            const OfRules& rule_gradients, const typename OfRules::Share& share, Index kv_head,
+            const KeyRange& keys)
         : plan_(plan),
           kernels_(kernels),
           s_(scratch),
@@ -234,9 +234,9 @@ class KeySide {
     const Plan& plan_;
     const TileKernels<C>& kernels_;
     const BackwardScratch<C>& s_;
-    const RuleGradients& rule_gradients_;
+    const OfRules& rule_gradients_;
     bool rules_want_gradients_;
-    typename RuleGradients::Share share_;
+    typename OfRules::Share share_;
     SlopeTiles<C> slopes_;
     Index b_;
     Index kv_head_;

@@ -23,10 +23,10 @@ namespace heed::inline v0::detail {
 template <class Plan, class C>
 class BackwardAttention {
   public:
-    using RuleGradients = ScoreGradients<decltype(Plan::rules), C>;
+    using OfRules = RuleGradients<decltype(Plan::rules), C>;
 
     BackwardAttention(const Plan& plan, const TileKernels<C>& kernels,
-                      const RuleGradients& rule_gradients)
+                      const OfRules& rule_gradients)
         : plan_(plan),
           kernels_(kernels),
           rule_gradients_(rule_gradients),
@@ -42,8 +42,8 @@ class BackwardAttention {
     }
 
     /// dk and dv of a chunk of keys, and its share of dq and of the gradients of rules.
-    void add_keys(Index kv_head, const typename RuleGradients::Share& share,
-                  const GroupScratch<C>& group, C* dq, const BackwardScratch<C>& scratch) const {
+    void add_keys(Index kv_head, const typename OfRules::Share& share, const GroupScratch<C>& group,
+                  C* dq, const BackwardScratch<C>& scratch) const {
         if (is_wanted(plan_.dq)) std::fill_n(dq, group.dq_elements(), C(0));
         rule_gradients_.clear_sums(kv_head, share.chunk);
         if (share.chunk == 0) add_sinks(kv_head, group);
@@ -116,7 +116,7 @@ class BackwardAttention {
 
     const Plan& plan_;
     const TileKernels<C>& kernels_;
-    const RuleGradients& rule_gradients_;
+    const OfRules& rule_gradients_;
     QueryTiling tiling_;
     KeyChunks chunks_;
     Index heads_;
@@ -126,7 +126,7 @@ class BackwardAttention {
 template <class Rules, class C>
 struct BackwardMemory {
     LineAllocator<C> used;
-    ScoreGradients<Rules, C> rule_gradients;
+    RuleGradients<Rules, C> rule_gradients;
     BackwardLayout<C> layout;
 
     BackwardMemory(const Rules& rules, const AttentionShape& s, int workers, C* memory)

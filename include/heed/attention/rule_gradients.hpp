@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <limits>
@@ -71,7 +72,7 @@ class HeadSlots {
 
 /// The gradients that the rules of one attention want, and their sums.
 template <class Rules, class C>
-class ScoreGradients {
+class RuleGradients {
   public:
     /// What adds to the sums: a chunk of the keys of a kv head, in a part of its slot.
     struct Share {
@@ -79,7 +80,7 @@ class ScoreGradients {
         Index part;
     };
 
-    ScoreGradients(const Rules& rules, const AttentionShape& s, LineAllocator<C>& memory)
+    RuleGradients(const Rules& rules, const AttentionShape& s, LineAllocator<C>& memory)
         : rules_(rules),
           shape_(s),
           chunks_(std::max<Index>(1, KeyChunks(s.kv_len).count())),
