@@ -35,19 +35,19 @@ struct AttentionPlan {
 /// The sizes of q, k and v. Throws ShapeError when they do not fit each other.
 template <class Q, class K, class V>
 [[nodiscard]] AttentionShape attention_shape(TensorView<const Q, 4> q, TensorView<const K, 4> k,
-                                             TensorView<const V, 4> v) {
+                                             TensorView<const V, 4> v,
+                                             std::string_view where = sdpa_name) {
     if (k.extent(0) != q.extent(0) || v.extent(0) != q.extent(0))
-        fail<ShapeError>(sdpa_name, "q, k and v must have the same batch; found q ", q.shape(),
-                         ", k ", k.shape(), ", v ", v.shape());
+        fail<ShapeError>(where, "q, k and v must have the same batch; found q ", q.shape(), ", k ",
+                         k.shape(), ", v ", v.shape());
     if (k.extent(3) != q.extent(3))
-        fail<ShapeError>(sdpa_name, "q and k must have the same head_dim; found q ", q.shape(),
-                         ", k ", k.shape());
+        fail<ShapeError>(where, "q and k must have the same head_dim; found q ", q.shape(), ", k ",
+                         k.shape());
     if (v.extent(1) != k.extent(1) || v.extent(2) != k.extent(2))
-        fail<ShapeError>(sdpa_name, "k and v must have the same kv_heads and kv_len; found k ",
+        fail<ShapeError>(where, "k and v must have the same kv_heads and kv_len; found k ",
                          k.shape(), ", v ", v.shape());
     if (q.extent(1) == 0 || k.extent(1) == 0 || q.extent(1) % k.extent(1) != 0)
-        fail<ShapeError>(sdpa_name,
-                         "kv_heads must divide heads, and neither may be 0; found heads ",
+        fail<ShapeError>(where, "kv_heads must divide heads, and neither may be 0; found heads ",
                          q.extent(1), ", kv_heads ", k.extent(1));
     return {.batch = q.extent(0),
             .heads = q.extent(1),
@@ -112,12 +112,12 @@ void check_workspace(const AttentionPlan<Q, K, V, Rules>& p) {
 
 /// 1 / sqrt(head_dim) unless given; an empty sum of products (head_dim 0) needs no scale.
 template <class C>
-[[nodiscard]] C resolve_scale(std::optional<double> scale, Index head_dim) {
+[[nodiscard]] C resolve_scale(std::optional<double> scale, Index head_dim,
+                              std::string_view where = sdpa_name) {
     if (!scale) return head_dim == 0 ? C(1) : C(1) / std::sqrt(static_cast<C>(head_dim));
     const C converted = convert<C>(*scale);
     if (!std::isfinite(converted))
-        fail<ArgumentError>(sdpa_name, "the scale must be finite in the compute type; found ",
-                            *scale);
+        fail<ArgumentError>(where, "the scale must be finite in the compute type; found ", *scale);
     return converted;
 }
 
@@ -132,11 +132,12 @@ void check_options(const AttentionPlan<Q, K, V, Rules>& p) {
 /// The sizes of inputs that fit each other and exist. Throws ShapeError or ArgumentError.
 template <class Q, class K, class V>
 [[nodiscard]] AttentionShape checked_inputs(TensorView<const Q, 4> q, TensorView<const K, 4> k,
-                                            TensorView<const V, 4> v) {
-    const AttentionShape shape = attention_shape(q, k, v);
-    require_memory(sdpa_name, "q", q);
-    require_memory(sdpa_name, "k", k);
-    require_memory(sdpa_name, "v", v);
+                                            TensorView<const V, 4> v,
+                                            std::string_view where = sdpa_name) {
+    const AttentionShape shape = attention_shape(q, k, v, where);
+    require_memory(where, "q", q);
+    require_memory(where, "k", k);
+    require_memory(where, "v", v);
     return shape;
 }
 
@@ -146,7 +147,8 @@ template <class Q, class K, class V, ScorePart Mask>
 [[nodiscard]] auto bind_plan(const AttentionShape& shape, TensorView<const Q, 4> q,
                              TensorView<const K, 4> k, TensorView<const V, 4> v,
                              TensorView<Q, 4> out, const Mask& mask,
-                             const AttentionOptions<Q>& options) {
+                             const AttentionOptions<Q>& options,
+                             std::string_view where = sdpa_name) {
     auto rules = from_parts(parts_of(mask)).bind(shape);
     AttentionPlan<Q, K, V, decltype(rules)> plan{
         shape,
@@ -155,14 +157,14 @@ template <class Q, class K, class V, ScorePart Mask>
         v,
         out,
         std::move(rules),
-        resolve_scale<ComputeType<Q>>(options.scale, shape.head_dim),
-        DropoutRule(sdpa_name, options.dropout),
+        resolve_scale<ComputeType<Q>>(options.scale, shape.head_dim, where),
+        DropoutRule(where, options.dropout),
         options};
     // Dropout's counter has 32 bits for the query and for batch * heads, 34 for the key.
     constexpr Index longest = std::numeric_limits<std::uint32_t>::max();
     if (plan.dropout.active() &&
         (shape.q_len > longest || shape.kv_len > longest || shape.batch > longest / shape.heads))
-        fail<ShapeError>(sdpa_name, "dropout needs q_len, kv_len and batch * heads below 2^32; ",
+        fail<ShapeError>(where, "dropout needs q_len, kv_len and batch * heads below 2^32; ",
                          "found ", score_shape(shape));
     return plan;
 }

@@ -169,9 +169,9 @@ template <class Q, class K, class V, ScorePart Mask>
                                       TensorView<const Q, 4> d_out,
                                       const AttentionGradients<Q, K, V>& gradients,
                                       const Mask& mask, const AttentionBackwardOptions& options) {
-    auto forward =
-        bind_plan(checked_inputs(q, k, v), q, k, v, TensorView<Q, 4>(), mask,
-                  AttentionOptions<Q>{.scale = options.scale, .dropout = options.dropout});
+    auto forward = bind_plan(
+        checked_inputs(q, k, v, backward_name), q, k, v, TensorView<Q, 4>(), mask,
+        AttentionOptions<Q>{.scale = options.scale, .dropout = options.dropout}, backward_name);
     BackwardPlan<Q, K, V, decltype(forward.rules)> plan{forward.shape,
                                                         q,
                                                         k,
