@@ -132,14 +132,6 @@ void require_attention_outputs(std::string_view where, const MultiHeadAttentionO
                        weights, averaged);
 }
 
-template <class T, int Rank>
-void require_contiguous_rows(std::string_view where, std::string_view what,
-                             TensorView<T, Rank> view) {
-    if (!view.has_contiguous_rows())
-        fail<ShapeError>(where, what, " must have a contiguous last dimension; found strides ",
-                         list_text(view.strides()));
-}
-
 }  // namespace detail
 
 /// out = concat_h(attention(x W_q^h, c W_k^h, c' W_v^h)) W_o^T, with biases.
