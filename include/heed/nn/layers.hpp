@@ -81,6 +81,16 @@ class Linear : public Module<Linear<T>> {
         linear(x, weight_, bias_, y);
     }
 
+    /// From the gradient dy of the output: dx is overwritten (an empty view: not wanted), the
+    /// gradients of the parameters are added to. x is what forward was given. Throws ShapeError;
+    /// see heed::linear_backward.
+    template <int Rank>
+    void backward(InputView<T, Rank> x, InputView<T, Rank> dy, TensorView<T, Rank> dx,
+                  Linear& gradients) const {
+        detail::require_gradients("Linear", *this, gradients);
+        linear_backward(x, weight_, dy, {dx, gradients.weight_, gradients.bias_});
+    }
+
     template <TensorLike X>
     [[nodiscard]] Tensor<T, X::rank()> operator()(const X& x) const {
         const auto in = read(x);
@@ -132,6 +142,14 @@ class LayerNorm : public detail::Norm<LayerNorm<T>, T> {
         layer_norm(x, weight_, bias_, epsilon_, y);
     }
 
+    /// As Linear::backward; dx may also be the view of x or of dy. See heed::layer_norm_backward.
+    template <int Rank>
+    void backward(InputView<T, Rank> x, InputView<T, Rank> dy, TensorView<T, Rank> dx,
+                  LayerNorm& gradients) const {
+        detail::require_gradients("LayerNorm", *this, gradients);
+        layer_norm_backward(x, weight_, epsilon_, dy, {dx, gradients.weight_, gradients.bias_});
+    }
+
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
         visit(prefix + "weight", self.weight_.view());
@@ -167,6 +185,14 @@ class RMSNorm : public detail::Norm<RMSNorm<T>, T> {
         rms_norm(x, weight_, epsilon_, y);
     }
 
+    /// As Linear::backward; dx may also be the view of x or of dy. See heed::rms_norm_backward.
+    template <int Rank>
+    void backward(InputView<T, Rank> x, InputView<T, Rank> dy, TensorView<T, Rank> dx,
+                  RMSNorm& gradients) const {
+        detail::require_gradients("RMSNorm", *this, gradients);
+        rms_norm_backward(x, weight_, epsilon_, dy, {dx, gradients.weight_});
+    }
+
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
         visit(prefix + "weight", self.weight_.view());
@@ -198,7 +224,19 @@ class Embedding : public Module<Embedding<T>> {
     /// ids are [n], y is [n, features]. Throws ArgumentError for an id outside [0, count).
     template <std::integral Id>
     void forward(std::span<const Id> ids, TensorView<T, 2> y) const {
-        embedding<T, Id>(TensorView<const Id, 1>(ids.data(), Shape<1>(ids.size())), weight_, y);
+        embedding<T, Id>(view_of(ids), weight_, y);
+    }
+
+    /// Adds the gradient dy [n, features] of the output to the rows of gradients that ids name.
+    /// Throws ShapeError, or ArgumentError for an id outside [0, count).
+    template <std::integral Id>
+    void backward(std::span<const Id> ids, InputView<T, 2> dy, Embedding& gradients) const {
+        detail::require_gradients("Embedding", *this, gradients);
+        embedding_backward<T, Id>(view_of(ids), dy, gradients.weight());
+    }
+    template <std::integral Id>
+    void backward(const std::vector<Id>& ids, InputView<T, 2> dy, Embedding& gradients) const {
+        backward(std::span<const Id>(ids), dy, gradients);
     }
 
     template <std::integral Id>
@@ -221,6 +259,11 @@ class Embedding : public Module<Embedding<T>> {
     }
 
   private:
+    template <std::integral Id>
+    static TensorView<const Id, 1> view_of(std::span<const Id> ids) {
+        return {ids.data(), Shape<1>(ids.size())};
+    }
+
     Tensor<T, 2> weight_;
 };
 
