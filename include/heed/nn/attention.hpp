@@ -26,9 +26,9 @@ struct AttentionOutputs {
 ///     ScaledDotProductAttention<float, Causal> attend({.dropout = 0.1}, Causal::top_left());
 ///
 /// Keeps its workspace, so that calls of one size allocate nothing after the first. In evaluation
-/// (the initial state) there is no dropout; in training each call draws a fresh mask, and keeps what
-/// `backward` needs. An object serves one thread at a time. A mask that holds views must not outlive
-/// their memory.
+/// (the initial state) there is no dropout; in training each call draws a fresh mask, and keeps
+/// what `backward` needs. An object serves one thread at a time. A mask that holds views must not
+/// outlive their memory.
 template <ComputeScalar T, ScorePart Mask = NoMask>
 class ScaledDotProductAttention {
   public:
@@ -111,11 +111,9 @@ class ScaledDotProductAttention {
                                      "backward; found q ", q.shape(), ", k ", k.shape(), ", v ",
                                      v.shape());
         const std::size_t bytes = attention_backward_workspace_bytes<T>(shape);
-        scaled_dot_product_attention_backward(q, k, v, out, lse_.view(lse_shape(shape)), d_out,
-                                              gradients, mask,
-                                              {.scale = scale_,
-                                               .dropout = dropout_.last(),
-                                               .workspace = workspace_.span(bytes)});
+        scaled_dot_product_attention_backward(
+            q, k, v, out, lse_.view(lse_shape(shape)), d_out, gradients, mask,
+            {.scale = scale_, .dropout = dropout_.last(), .workspace = workspace_.span(bytes)});
     }
 
   private:
@@ -272,6 +270,12 @@ class SelfAttention : public Module<SelfAttention<T>> {
         value_.reset_parameters(seed + 2);
     }
 
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const SelfAttention& other) const {
+        return query_.has_sizes_of(other.query_) && key_.has_sizes_of(other.key_) &&
+               value_.has_sizes_of(other.value_);
+    }
+
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
         Linear<T>::visit_parameters(self.query_, visit, prefix + "W_query.");
@@ -315,9 +319,7 @@ class SelfAttention : public Module<SelfAttention<T>> {
         detail::require_memory(where, "d_out", d_out);
         detail::require_gradient(where, "dx", dx, sizes.x, x, context, d_out);
         detail::require_gradient(where, "dcontext", dcontext, sizes.context, x, context, d_out, dx);
-        detail::require_gradients_of(where, query_, gradients.query_);
-        detail::require_gradients_of(where, key_, gradients.key_);
-        detail::require_gradients_of(where, value_, gradients.value_);
+        detail::require_gradients(where, *this, gradients);
         return sizes;
     }
 

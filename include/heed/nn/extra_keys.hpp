@@ -49,8 +49,7 @@ struct ExtraKeysRule {
     }
     template <class C>
     void modify_tile(const ScoreTile<C>& tile, C* slopes) const {
-        if (tile.first.k < given)
-            inner.modify_tile(tile.first_keys(given - tile.first.k), slopes);
+        if (tile.first.k < given) inner.modify_tile(tile.first_keys(given - tile.first.k), slopes);
     }
     [[nodiscard]] static constexpr bool has_slopes() { return Rules::has_slopes(); }
 

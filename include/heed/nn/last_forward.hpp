@@ -70,17 +70,5 @@ void require_gradient(std::string_view where, std::string_view what, TensorView<
     require_contiguous_rows(where, what, gradient);
 }
 
-/// The gradients of parameters live in a module of their own, of the same sizes. Throws
-/// ArgumentError, ShapeError.
-template <class M>
-void require_gradients_of(std::string_view where, const M& module, const M& gradients) {
-    if (&module == &gradients)
-        fail<ArgumentError>(where, "the gradients must be another module, as make_gradients ",
-                            "returns it; found the module itself");
-    if (!module.has_sizes_of(gradients))
-        fail<ShapeError>(where, "the gradients must have the module's sizes, as make_gradients ",
-                         "returns them; found others");
-}
-
 }  // namespace detail
 }  // namespace heed::inline v0
