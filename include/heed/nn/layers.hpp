@@ -23,13 +23,6 @@ inline Index require_positive(std::string_view where, std::string_view name, Ind
     return value;
 }
 
-/// "[where] name must be finite and 0 or more; found ..." unless it is.
-inline double require_epsilon(std::string_view where, std::string_view name, double value) {
-    if (!(value >= 0.0 && std::isfinite(value)))
-        fail<ArgumentError>(where, name, " must be finite and 0 or more; found ", value);
-    return value;
-}
-
 /// Glorot and Bengio's uniform initialisation, AISTATS 2010: +-sqrt(6 / (in + out)).
 template <class T>
 void fill_xavier(TensorView<T, 2> weight, std::uint64_t seed) {
@@ -81,6 +74,16 @@ class Linear : public Module<Linear<T>> {
         linear(x, weight_, bias_, y);
     }
 
+    /// From the gradient dy of the output: dx is overwritten (an empty view: not wanted), the
+    /// gradients of the parameters are added to. x is what forward was given. Throws ShapeError;
+    /// see heed::linear_backward.
+    template <int Rank>
+    void backward(InputView<T, Rank> x, InputView<T, Rank> dy, TensorView<T, Rank> dx,
+                  Linear& gradients) const {
+        detail::require_gradients("Linear", *this, gradients);
+        linear_backward(x, weight_, dy, {dx, gradients.weight_, gradients.bias_});
+    }
+
     template <TensorLike X>
     [[nodiscard]] Tensor<T, X::rank()> operator()(const X& x) const {
         const auto in = read(x);
@@ -93,6 +96,11 @@ class Linear : public Module<Linear<T>> {
     void reset_parameters(std::uint64_t seed) {
         detail::fill_xavier(weight(), seed);
         fill(bias(), T(0));
+    }
+
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const Linear& other) const {
+        return weight_.shape() == other.weight_.shape() && bias_.shape() == other.bias_.shape();
     }
 
     template <class Self, class Visitor>
@@ -122,7 +130,7 @@ class LayerNorm : public detail::Norm<LayerNorm<T>, T> {
     explicit LayerNorm(const Options& o)
         : weight_(detail::require_positive("LayerNorm", "features", o.features)),
           bias_(o.bias ? o.features : 0),
-          epsilon_(detail::require_epsilon("LayerNorm", "epsilon", o.epsilon)) {
+          epsilon_(detail::require_nonnegative("LayerNorm", "epsilon", o.epsilon)) {
         fill(weight_.view(), T(1));
     }
 
@@ -130,6 +138,19 @@ class LayerNorm : public detail::Norm<LayerNorm<T>, T> {
     template <int Rank>
     void forward(InputView<T, Rank> x, TensorView<T, Rank> y) const {
         layer_norm(x, weight_, bias_, epsilon_, y);
+    }
+
+    /// As Linear::backward; dx may also be the view of x or of dy. See heed::layer_norm_backward.
+    template <int Rank>
+    void backward(InputView<T, Rank> x, InputView<T, Rank> dy, TensorView<T, Rank> dx,
+                  LayerNorm& gradients) const {
+        detail::require_gradients("LayerNorm", *this, gradients);
+        layer_norm_backward(x, weight_, epsilon_, dy, {dx, gradients.weight_, gradients.bias_});
+    }
+
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const LayerNorm& other) const {
+        return weight_.shape() == other.weight_.shape() && bias_.shape() == other.bias_.shape();
     }
 
     template <class Self, class Visitor>
@@ -157,7 +178,7 @@ class RMSNorm : public detail::Norm<RMSNorm<T>, T> {
     /// Throws ArgumentError for a size below 1 or an epsilon that is negative or not finite.
     explicit RMSNorm(const Options& o)
         : weight_(detail::require_positive("RMSNorm", "features", o.features)),
-          epsilon_(detail::require_epsilon("RMSNorm", "epsilon", o.epsilon)) {
+          epsilon_(detail::require_nonnegative("RMSNorm", "epsilon", o.epsilon)) {
         fill(weight_.view(), T(1));
     }
 
@@ -165,6 +186,19 @@ class RMSNorm : public detail::Norm<RMSNorm<T>, T> {
     template <int Rank>
     void forward(InputView<T, Rank> x, TensorView<T, Rank> y) const {
         rms_norm(x, weight_, epsilon_, y);
+    }
+
+    /// As Linear::backward; dx may also be the view of x or of dy. See heed::rms_norm_backward.
+    template <int Rank>
+    void backward(InputView<T, Rank> x, InputView<T, Rank> dy, TensorView<T, Rank> dx,
+                  RMSNorm& gradients) const {
+        detail::require_gradients("RMSNorm", *this, gradients);
+        rms_norm_backward(x, weight_, epsilon_, dy, {dx, gradients.weight_});
+    }
+
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const RMSNorm& other) const {
+        return weight_.shape() == other.weight_.shape();
     }
 
     template <class Self, class Visitor>
@@ -198,7 +232,19 @@ class Embedding : public Module<Embedding<T>> {
     /// ids are [n], y is [n, features]. Throws ArgumentError for an id outside [0, count).
     template <std::integral Id>
     void forward(std::span<const Id> ids, TensorView<T, 2> y) const {
-        embedding<T, Id>(TensorView<const Id, 1>(ids.data(), Shape<1>(ids.size())), weight_, y);
+        embedding<T, Id>(view_of(ids), weight_, y);
+    }
+
+    /// Adds the gradient dy [n, features] of the output to the rows of gradients that ids name.
+    /// Throws ShapeError, or ArgumentError for an id outside [0, count).
+    template <std::integral Id>
+    void backward(std::span<const Id> ids, InputView<T, 2> dy, Embedding& gradients) const {
+        detail::require_gradients("Embedding", *this, gradients);
+        embedding_backward<T, Id>(view_of(ids), dy, gradients.weight());
+    }
+    template <std::integral Id>
+    void backward(const std::vector<Id>& ids, InputView<T, 2> dy, Embedding& gradients) const {
+        backward(std::span<const Id>(ids), dy, gradients);
     }
 
     template <std::integral Id>
@@ -215,12 +261,22 @@ class Embedding : public Module<Embedding<T>> {
     /// Standard normal rows, as in PyTorch.
     void reset_parameters(std::uint64_t seed) { fill_normal(weight(), seed); }
 
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const Embedding& other) const {
+        return weight_.shape() == other.weight_.shape();
+    }
+
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
         visit(prefix + "weight", self.weight());
     }
 
   private:
+    template <std::integral Id>
+    static TensorView<const Id, 1> view_of(std::span<const Id> ids) {
+        return {ids.data(), Shape<1>(ids.size())};
+    }
+
     Tensor<T, 2> weight_;
 };
 

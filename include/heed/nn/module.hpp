@@ -178,16 +178,40 @@ class Module {
     /// Adds copies of all parameters to the collection, under `prefix`. Throws ArgumentError when a
     /// name is taken.
     void save(NamedTensors& weights, const std::string& prefix = "") const {
-        Derived::visit_parameters(
-            self(), [&](const std::string& name, auto view) { weights.add(name, view); }, prefix);
+        for_each_parameter([&](const std::string& name, auto view) { weights.add(name, view); },
+                           prefix);
+    }
+
+    /// Calls visit(prefix + name, view) for each parameter, always in the same order.
+    template <class Visitor>
+    void for_each_parameter(Visitor&& visit, const std::string& prefix = "") {
+        Derived::visit_parameters(self(), visit, prefix);
+    }
+    template <class Visitor>
+    void for_each_parameter(Visitor&& visit, const std::string& prefix = "") const {
+        Derived::visit_parameters(self(), visit, prefix);
     }
 
     /// Number of scalars in all parameters.
     [[nodiscard]] Index parameter_count() const {
         Index count = 0;
-        Derived::visit_parameters(
-            self(), [&](const std::string&, auto view) { count += view.element_count(); }, "");
+        for_each_parameter([&](const std::string&, auto view) { count += view.element_count(); });
         return count;
+    }
+
+    /// Sets every scalar of every parameter to the same value.
+    void fill_parameters(double value) {
+        for_each_parameter([value](const std::string&, auto view) {
+            fill(view, detail::convert<typename decltype(view)::value_type>(value));
+        });
+    }
+
+    /// Where `backward` puts the gradients of this module's parameters: a copy whose parameters are
+    /// all 0. backward adds to them, so that `gradients.fill_parameters(0)` begins each step.
+    [[nodiscard]] Derived make_gradients() const {
+        Derived gradients(self());
+        gradients.fill_parameters(0);
+        return gradients;
     }
 
   private:
@@ -195,4 +219,20 @@ class Module {
     [[nodiscard]] const Derived& self() const { return static_cast<const Derived&>(*this); }
 };
 
+namespace detail {
+
+/// The gradients of a module's parameters live in another module, of the same sizes. Throws
+/// ArgumentError for the module itself, ShapeError for other sizes.
+template <class M>
+void require_gradients(std::string_view where, const M& module, const M& gradients) {
+    if (&gradients == &module)
+        fail<ArgumentError>(where, "the gradients must be another module, as make_gradients ",
+                            "returns it; found the module itself");
+    if (!module.has_sizes_of(gradients))
+        fail<ShapeError>(where, "the gradients must have the parameters of the module; found ",
+                         gradients.parameter_count(), " scalars instead of ",
+                         module.parameter_count(), ", in other shapes");
+}
+
+}  // namespace detail
 }  // namespace heed::inline v0

@@ -42,7 +42,62 @@ template <ComputeScalar T>
     return x / 2 * (1 + std::tanh(root * (x + T(0.044715) * x * x * x)));
 }
 
+/// The derivative of relu: 0 up to and with 0 (as in PyTorch), 1 above; NaN stays NaN.
+template <ComputeScalar T>
+[[nodiscard]] T relu_derivative(T x) {
+    return std::isnan(x) ? x : T(x > 0);
+}
+
+/// The derivative of silu: s (1 + x (1 - s)) with s = sigmoid(x); 0 and 1 at the infinities.
+template <ComputeScalar T>
+[[nodiscard]] T silu_derivative(T x) {
+    if (x == -std::numeric_limits<T>::infinity()) return 0;
+    // x (1 - s) = -silu(-x), where 1 - s would cancel.
+    return (1 - silu(-x)) / (1 + std::exp(-x));
+}
+
+/// The derivative of gelu: Phi(x) + x phi(x), with the distribution and the density of the standard
+/// normal; 0 and 1 at the infinities.
+template <ComputeScalar T>
+[[nodiscard]] T gelu_derivative(T x) {
+    const T phi = std::numbers::inv_sqrtpi_v<T> / std::numbers::sqrt2_v<T> * std::exp(-x * x / 2);
+    const T slope = phi == 0 ? T(0) : x * phi;  // infinity * 0 is NaN
+    return std::erfc(-x / std::numbers::sqrt2_v<T>) / 2 + slope;
+}
+
+/// The derivative of gelu_tanh: (1 + t) / 2 + x/2 (1 - t^2) u' with t = tanh(u),
+/// u = sqrt(2/pi) (x + 0.044715 x^3); 0 and 1 at the infinities.
+template <ComputeScalar T>
+[[nodiscard]] T gelu_tanh_derivative(T x) {
+    const T root = std::numbers::sqrt2_v<T> * std::numbers::inv_sqrtpi_v<T>;
+    const T t = std::tanh(root * (x + T(0.044715) * x * x * x));
+    const T rest = 1 - t * t;
+    if (rest == 0) return (1 + t) / 2;  // x^2 may be infinite here
+    return (1 + t) / 2 + x / 2 * rest * root * (1 + 3 * T(0.044715) * x * x);
+}
+
 enum class Activation { none, relu, gelu, gelu_tanh, silu };
+
+namespace detail {
+
+/// Calls f(function, derivative) with the two scalar functions of an activation.
+template <ComputeScalar C, class F>
+void with_activation(Activation activation, const F& f) {
+    switch (activation) {
+        case Activation::none:
+            return f([](C x) { return x; }, [](C) { return C(1); });
+        case Activation::relu:
+            return f(relu<C>, relu_derivative<C>);
+        case Activation::gelu:
+            return f(gelu<C>, gelu_derivative<C>);
+        case Activation::gelu_tanh:
+            return f(gelu_tanh<C>, gelu_tanh_derivative<C>);
+        case Activation::silu:
+            return f(silu<C>, silu_derivative<C>);
+    }
+}
+
+}  // namespace detail
 
 /// Replaces every element by its activation. Half types are computed in float. Throws ShapeError
 /// when elements of x share memory, ArgumentError for null, before anything is written.
@@ -50,25 +105,30 @@ template <StorageScalar T, int Rank>
 void apply_activation(Activation activation, TensorView<T, Rank> x) {
     using C = ComputeType<T>;
     detail::require_output("apply_activation", "the tensor", x, x.shape());
-    const auto apply = [&](auto f) {
-        detail::for_each_element([&](T& v) { v = static_cast<T>(f(static_cast<C>(v))); }, x);
-    };
-    switch (activation) {
-        case Activation::none:
-            break;
-        case Activation::relu:
-            apply(relu<C>);
-            break;
-        case Activation::gelu:
-            apply(gelu<C>);
-            break;
-        case Activation::gelu_tanh:
-            apply(gelu_tanh<C>);
-            break;
-        case Activation::silu:
-            apply(silu<C>);
-            break;
-    }
+    if (activation == Activation::none) return;
+    detail::with_activation<C>(activation, [&](auto function, auto) {
+        detail::for_each_element([&](T& v) { v = static_cast<T>(function(static_cast<C>(v))); }, x);
+    });
+}
+
+/// dx = dy * (derivative of the activation at x), element by element, where x is what the
+/// activation was applied to (the pre-activation). dx may be the view of dy or of x, but not
+/// overlap them otherwise. Throws ShapeError for shapes that differ or overlap, ArgumentError for
+/// null, before anything is written.
+template <ComputeScalar T, int Rank>
+void activation_backward(Activation activation, InputView<T, Rank> x, InputView<T, Rank> dy,
+                         TensorView<T, Rank> dx) {
+    constexpr std::string_view where = "activation_backward";
+    detail::require_memory(where, "the input", x);
+    detail::require_memory(where, "dy", dy);
+    detail::require_shape(where, "dy", dy.shape(), x.shape());
+    detail::require_output(where, "dx", dx, x.shape());
+    detail::require_same_or_apart(where, x, dx);
+    detail::require_same_or_apart(where, dy, dx);
+    detail::with_activation<T>(activation, [&](auto, auto derivative) {
+        detail::for_each_element(
+            [&](const T& at, const T& from, T& to) { to = from * derivative(at); }, x, dy, dx);
+    });
 }
 
 }  // namespace heed::inline v0

@@ -66,8 +66,9 @@ class DropoutRule {
 
 /// y = dropout(x), element by element; x and y may be the same view, but not overlap otherwise.
 /// Entry n in row-major order is kept or dropped by (seed, call, n) alone. A dropped entry is 0
-/// whatever it was, NaN included. Throws ArgumentError for null or a probability outside [0, 1],
-/// ShapeError for shapes that differ or overlap, before anything is written.
+/// whatever it was, NaN included. The way back is the same function: with the same options, dropout
+/// of the gradient of y is the gradient of x. Throws ArgumentError for null or a probability
+/// outside [0, 1], ShapeError for shapes that differ or overlap, before anything is written.
 template <StorageScalar T, int Rank>
 void dropout(InputView<T, Rank> x, TensorView<T, Rank> y, const Dropout& options) {
     detail::require_memory("dropout", "the input", x);

@@ -42,10 +42,27 @@ void require_same_or_apart(std::string_view where, TensorView<In, Rank> input,
                          "found partial overlap");
 }
 
+/// Eigen walks matrices whose rows lie in one piece. Throws ShapeError for others.
+template <class T, int Rank>
+void require_contiguous_rows(std::string_view where, std::string_view what,
+                             TensorView<T, Rank> view) {
+    if (!view.has_contiguous_rows())
+        fail<ShapeError>(where, what, " must have a contiguous last dimension; found strides ",
+                         list_text(view.strides()));
+}
+
 /// True for an optional output that the caller asks for.
 template <class T, int Rank>
 [[nodiscard]] bool is_wanted(TensorView<T, Rank> output) {
     return output.data() != nullptr || !output.empty();
+}
+
+/// require_output for an output that need not be wanted.
+template <class T, int Rank, class... Others>
+void require_optional_output(std::string_view where, std::string_view what,
+                             TensorView<T, Rank> output, const Shape<Rank>& expected,
+                             const Others&... others) {
+    if (is_wanted(output)) require_output(where, what, output, expected, others...);
 }
 
 }  // namespace detail
