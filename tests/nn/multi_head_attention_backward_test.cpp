@@ -222,6 +222,51 @@ TEST(MultiHeadAttentionBackward, UnderMasksWithAndWithoutExtraKeys) {
         }
 }
 
+// Gradients of learned biases, tables and sinks travel inside the mask; a layer's own keys have
+// none, and need no row of the bias.
+TEST(MultiHeadAttentionBackward, OfLearnedBiasesInTheMask) {
+    Random random;
+    SCOPED_TRACE(random.describe());
+    const Lengths n;
+    for (const bool extra : {false, true}) {
+        Attention mha = random_module(random, {.embed_dim = 4,
+                                               .num_heads = 2,
+                                               .add_bias_kv = extra,
+                                               .add_zero_attn = extra,
+                                               .dropout = 0.2});
+        mha.train();
+        Tensors t(random, mha, n);
+        auto matrix = random_tensor<double, 3>(random, {2, n.q_len, n.kv_len}),
+             keys = random_tensor<double, 3>(random, {2, 1, n.kv_len});
+        auto table = random_tensor<double, 2>(random, {8, 2});
+        auto sinks = random_tensor<double, 1>(random, {2});
+        Tensor<double, 3> d_matrix(matrix.shape()), d_keys(keys.shape());
+        Tensor<double, 2> d_table(table.shape());
+        Tensor<double, 1> d_sinks(sinks.shape());
+        const auto mask =
+            heed::AdditiveBias(matrix).with_gradient(d_matrix) &
+            heed::AdditiveBias(keys).with_gradient(d_keys) &
+            heed::T5Bias(table, {}, heed::Alignment::top_left()).with_gradient(d_table) &
+            heed::Sinks(sinks).with_gradient(d_sinks) & heed::SoftCap{1.5};
+        Attention running(mha);
+        Attention gradients = running.make_gradients();
+        t.forward(running, mask);
+        t.backward(running, gradients, mask);
+
+        Differences differences;
+        const auto loss = [&] {
+            Attention copy(mha);
+            t.forward(copy, mask);
+            return nn_test::weighted_sum<3>(t.out, t.d_out);
+        };
+        differences.compare("matrix", matrix.view(), read(d_matrix), loss);
+        differences.compare("keys", keys.view(), read(d_keys), loss);
+        differences.compare("table", table.view(), read(d_table), loss);
+        differences.compare("sinks", sinks.view(), read(d_sinks), loss);
+        expect_agreement(differences);
+    }
+}
+
 // --- The judge can tell
 // ---------------------------------------------------------------------------
 

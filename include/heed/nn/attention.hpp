@@ -110,7 +110,7 @@ class ScaledDotProductAttention {
             detail::fail<ShapeError>(where, "q, k and v must have the sizes of the forward before ",
                                      "backward; found q ", q.shape(), ", k ", k.shape(), ", v ",
                                      v.shape());
-        const std::size_t bytes = attention_backward_workspace_bytes<T>(shape);
+        const std::size_t bytes = attention_backward_workspace_bytes<T>(shape, mask);
         scaled_dot_product_attention_backward(
             q, k, v, out, lse_.view(lse_shape(shape)), d_out, gradients, mask,
             {.scale = scale_, .dropout = dropout_.last(), .workspace = workspace_.span(bytes)});
