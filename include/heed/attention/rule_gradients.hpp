@@ -217,17 +217,10 @@ class RuleGradients {
         const Index columns = sums.extent(3);
         if (whole.first.k >= columns) return;
         const ScoreTile<C> tile = whole.first_keys(columns - whole.first.k);
-        std::array<C, max_tile_width * most_lanes<C>> one;
-        one.fill(C(1));
-        tile.kernels.finish(tile.scores, tile.row, tile.keys, tile.queries, one.data(),
-                            tile.scratch, tile.keys);
         const TensorView<C, 2> to = tile.part_of(
             broadcast_to(sums, Shape<4>(shape_.batch, shape_.heads, sums.extent(2), columns)));
-        for (Index i = 0; i < tile.queries; ++i) {
-            C* const row = to.row(i);
-            const C* const from = tile.scratch + i * tile.keys;
-            for (Index j = 0; j < tile.keys; ++j) row[j] += from[j];
-        }
+        tile.kernels.add_to_rows(tile.scores, tile.row, tile.keys, tile.queries, to.data(),
+                                 to.stride(0));
     }
 
     /// The first part's row of a matrix, with the others' added.

@@ -122,6 +122,9 @@ struct TileKernels {
     /// key. sums has keys - 1 + row elements.
     void (*diagonal_sums)(const T* tile, Index row, Index keys, T* sums);
 
+    /// rows[i][j] += tile[j][i] for i < queries and j < keys; rows are `stride` apart.
+    void (*add_to_rows)(const T* tile, Index row, Index keys, Index queries, T* rows, Index stride);
+
     /// gradients[j][c] += sum_i weights[j][i] * rows[i][c] for i < queries, in ascending order, and
     /// for `width` registers of features c, which lie on the lanes here. weights' rows are
     /// `weight_row` apart, those of rows and gradients `row`. Asks for lines ahead.

@@ -567,8 +567,10 @@ HEED_INLINE void transpose_square(Pack<T>* square) {
     if constexpr (step > 1) transpose_square<T, step / 2>(square);
 }
 
-/// to[c][r] = from[r][c] * factor[c] for a square of `lanes` rows and columns.
-template <class T>
+enum class Transposed { overwrite, add };
+
+/// to[c][r] = from[r][c] * factor[c] for a square of `lanes` rows and columns, or += it.
+template <Transposed mode, class T>
 HEED_INLINE void transpose_full(const T* from, Index from_stride, Pack<T> factor, T* to,
                                 Index to_stride) {
     Pack<T> square[lanes<T>];
@@ -576,20 +578,26 @@ HEED_INLINE void transpose_full(const T* from, Index from_stride, Pack<T> factor
     for (int r = 0; r < lanes<T>; ++r) square[r] = load(from + r * from_stride) * factor;
     transpose_square<T>(square);
 #pragma GCC unroll 16
-    for (int c = 0; c < lanes<T>; ++c) store(to + c * to_stride, square[c]);
+    for (int c = 0; c < lanes<T>; ++c) {
+        T* const place = to + c * to_stride;
+        store(place, mode == Transposed::add ? load(place) + square[c] : square[c]);
+    }
 }
 
 /// The same for a square at an edge, of which only `rows` times `columns` elements exist.
-template <class T>
+template <Transposed mode, class T>
 void transpose_part(const T* from, Index from_stride, Index rows, Index columns, const T* factor,
                     T* to, Index to_stride) {
     for (Index r = 0; r < rows; ++r)
-        for (Index c = 0; c < columns; ++c)
-            to[c * to_stride + r] = from[r * from_stride + c] * factor[c];
+        for (Index c = 0; c < columns; ++c) {
+            const T x = from[r * from_stride + c] * factor[c];
+            T& place = to[c * to_stride + r];
+            place = mode == Transposed::add ? place + x : x;
+        }
 }
 
-/// to[c][r] = from[r][c] * factor[c], square by square; factor is one pack when it does not vary.
-template <bool one_factor, class T>
+/// The same for any rows and columns, square by square; factor is one pack when it does not vary.
+template <bool one_factor, Transposed mode = Transposed::overwrite, class T>
 HEED_INLINE void transpose(const T* from, Index from_stride, Index rows, Index columns,
                            const T* factor, T* to, Index to_stride) {
     constexpr int n = lanes<T>;
@@ -599,10 +607,11 @@ HEED_INLINE void transpose(const T* from, Index from_stride, Index rows, Index c
             const T* const square = from + r * from_stride + c;
             T* const target = to + c * to_stride + r;
             if (rows - r >= n && columns - c >= n)
-                transpose_full<T>(square, from_stride, load(factors), target, to_stride);
+                transpose_full<mode, T>(square, from_stride, load(factors), target, to_stride);
             else
-                transpose_part<T>(square, from_stride, rows - r < n ? rows - r : n,
-                                  columns - c < n ? columns - c : n, factors, target, to_stride);
+                transpose_part<mode, T>(square, from_stride, rows - r < n ? rows - r : n,
+                                        columns - c < n ? columns - c : n, factors, target,
+                                        to_stride);
         }
     }
 }
@@ -819,6 +828,13 @@ void diagonal_sums(const T* tile, Index row, Index keys, T* sums) {
         }
 }
 
+template <class T>
+void add_to_rows(const T* tile, Index row, Index keys, Index queries, T* rows, Index stride) {
+    T one[lanes<T>];
+    store(one, broadcast(T(1)));
+    transpose<true, Transposed::add>(tile, row, keys, queries, one, rows, stride);
+}
+
 template <int width, class T>
 void key_gradients(const T* weights, Index weight_row, Index keys, const T* rows, Index queries,
                    T* gradients, Index row, LinesAhead& ahead) {
@@ -853,6 +869,7 @@ inline constexpr TileKernels<T> table = {
     multiply_slopes<T>,
     lane_sums<T>,
     diagonal_sums<T>,
+    add_to_rows<T>,
     {key_gradients<1, T>, key_gradients<2, T>, key_gradients<3, T>},
 };
 
