@@ -194,30 +194,31 @@ TYPED_TEST(BackwardKernels, SumsRunOverLanesDiagonalsAndRows) {
     SCOPED_TRACE(this->random.describe());
     for (int round = 0; round < 100; ++round) {
         this->pick_sizes();
-        const Index row = this->row, keys = this->keys;
+
         const auto whole = [&](Index count) {
             std::vector<T> numbers(static_cast<std::size_t>(count));
             for (T& x : numbers) x = static_cast<T>(this->random.integer(-9, 9));
             return numbers;
         };
-        std::vector<T> tile = whole(keys * row);
-        const std::vector<T> lanes_before = whole(keys), diagonals_before = whole(keys - 1 + row);
+        std::vector<T> tile = whole(this->keys * this->row);
+        const std::vector<T> lanes_before = whole(this->keys),
+                             diagonals_before = whole(this->keys - 1 + this->row);
         std::vector<T> of_lanes = lanes_before, of_diagonals = diagonals_before;
         std::vector<T> lanes_right = lanes_before, diagonals_right = diagonals_before;
-        const Index queries = this->random.integer(1, row),
-                    stride = keys + this->random.integer(0, 3);
+        const Index queries = this->random.integer(1, this->row),
+                    stride = this->keys + this->random.integer(0, 3);
         const std::vector<T> rows_before = whole(queries * stride);
         std::vector<T> rows = rows_before, rows_right = rows_before;
-        for (Index j = 0; j < keys; ++j)
-            for (Index i = 0; i < row; ++i) {
-                const T x = this->at(tile, j * row + i);
+        for (Index j = 0; j < this->keys; ++j)
+            for (Index i = 0; i < this->row; ++i) {
+                const T x = this->at(tile, j * this->row + i);
                 this->at(lanes_right, j) += x;
-                this->at(diagonals_right, keys - 1 - j + i) += x;
+                this->at(diagonals_right, this->keys - 1 - j + i) += x;
                 if (i < queries) this->at(rows_right, i * stride + j) += x;
             }
-        this->kernels.lane_sums(tile.data(), row, keys, of_lanes.data());
-        this->kernels.diagonal_sums(tile.data(), row, keys, of_diagonals.data());
-        this->kernels.add_to_rows(tile.data(), row, keys, queries, rows.data(), stride);
+        this->kernels.lane_sums(tile.data(), this->row, this->keys, of_lanes.data());
+        this->kernels.diagonal_sums(tile.data(), this->row, this->keys, of_diagonals.data());
+        this->kernels.add_to_rows(tile.data(), this->row, this->keys, queries, rows.data(), stride);
         EXPECT_EQ(of_lanes, lanes_right);
         EXPECT_EQ(of_diagonals, diagonals_right);
         EXPECT_EQ(rows, rows_right);
