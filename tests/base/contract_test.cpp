@@ -73,6 +73,23 @@ TEST(Contract, TextOfAFloatingPointValueTellsItFromItsNeighbour) {
     EXPECT_THAT(heed::detail::text(-std::numeric_limits<double>::infinity()), HasSubstr("-inf"));
 }
 
+TEST(Contract, NonnegativeNumbers) {
+    using heed::detail::require_nonnegative;
+    EXPECT_EQ(require_nonnegative("f", "epsilon", 0.0), 0.0);
+    EXPECT_EQ(require_nonnegative("f", "epsilon", 2.5), 2.5);
+    for (const double value : {-1.0, std::numeric_limits<double>::infinity(),
+                               std::numeric_limits<double>::quiet_NaN()}) {
+        try {
+            (void)require_nonnegative("f", "epsilon", value);
+            ADD_FAILURE() << value;
+        } catch (const heed::ArgumentError& error) {
+            EXPECT_EQ(
+                std::string(error.what()),
+                "[f] epsilon must be finite and 0 or more; found " + heed::detail::text(value));
+        }
+    }
+}
+
 TEST(Config, VersionComparesByPart) {
     static_assert(HEED_VERSION_AT_LEAST(0, 0, 0));
     static_assert(

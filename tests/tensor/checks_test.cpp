@@ -19,7 +19,9 @@ using heed::ShapeError;
 using heed::Tensor;
 using heed::TensorView;
 using heed::detail::is_wanted;
+using heed::detail::require_contiguous_rows;
 using heed::detail::require_memory;
+using heed::detail::require_optional_output;
 using heed::detail::require_output;
 using heed::detail::require_same_or_apart;
 using support::error_text;
@@ -76,6 +78,37 @@ TEST(Checks, SameOrApart) {
         EXPECT_EQ(error_text<ShapeError>([&] { require_same_or_apart("f", x, y); }),
                   "[f] the output must be the input's view or not overlap it; found partial "
                   "overlap");
+}
+
+TEST(Checks, ContiguousRows) {
+    std::vector<float> memory(24);
+    require_contiguous_rows("f", "x", TensorView<float, 2>(memory.data(), {2, 3}, {7, 1}));
+    require_contiguous_rows("f", "x", TensorView<float, 2>(memory.data(), {3, 1}, {1, 5}));
+    require_contiguous_rows("f", "x", TensorView<float, 2>());
+    EXPECT_EQ(
+        error_text<ShapeError>([&] {
+            require_contiguous_rows("f", "x", TensorView<float, 2>(memory.data(), {2, 3}, {7, 2}));
+        }),
+        "[f] x must have a contiguous last dimension; found strides [7, 2]");
+}
+
+TEST(Checks, OptionalOutputs) {
+    std::vector<float> memory(12);
+    const TensorView<float, 2> y(memory.data(), {2, 3}), other(memory.data() + 5, {2, 3});
+    require_optional_output("f", "y", TensorView<float, 2>(), Shape<2>(2, 3), other);
+    require_optional_output("f", "y", y, Shape<2>(2, 3));
+    EXPECT_EQ(error_text<ShapeError>([&] {
+                  require_optional_output("f", "y", y, {3, 2});
+              }),
+              "[f] y must have shape [3, 2]; found [2, 3]");
+    EXPECT_EQ(error_text<ShapeError>([&] {
+                  require_optional_output("f", "y", y, {2, 3}, other);
+              }),
+              "[f] y must not overlap an input or another output; found overlapping memory");
+    EXPECT_EQ(error_text<ArgumentError>([&] {
+                  require_optional_output("f", "y", TensorView<float, 2>(nullptr, {2, 3}), {2, 3});
+              }),
+              "[f] y must point at memory; found null with shape [2, 3]");
 }
 
 TEST(Checks, WantedOutputs) {

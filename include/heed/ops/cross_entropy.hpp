@@ -2,6 +2,7 @@
 // How far are scores of classes from the classes that are right?
 // Reads logits and targets, writes the gradient if it is wanted; checks every target before that.
 
+#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <cstdint>

@@ -121,7 +121,7 @@ struct LinearGradients {
 ///
 /// x is [.., in], W is [out, in], dy is [.., out]. Last dimensions must be contiguous (dbias
 /// apart), leading ones may have any strides. A gradient must not overlap what is read or another
-/// gradient. Rows are summed in their order, whatever else is wanted. Throws ShapeError, or
+/// gradient. Rows are summed in one fixed order, whatever else is wanted. Throws ShapeError, or
 /// ArgumentError for null, before anything is written. Cost: 2 * rows * in * out operations for
 /// each of dx and dW.
 template <TensorLike X>

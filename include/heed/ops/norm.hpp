@@ -120,12 +120,13 @@ void scale_row_backward(TensorView<const T, 1> x, RowScale<T> by, bool has_mean,
     const auto slope = [&](Index c) {
         return weight.data() == nullptr ? dy(c) : dy(c) * weight(c);
     };
+    const bool has_dweight = is_wanted(dweight), has_dbias = is_wanted(dbias);
     T sum = 0, product = 0;
     for (Index c = 0; c < n; ++c) {
         sum += slope(c);
         product += slope(c) * normed(c);
-        if (is_wanted(dweight)) dweight(c) += dy(c) * normed(c);
-        if (is_wanted(dbias)) dbias(c) += dy(c);
+        if (has_dweight) dweight(c) += dy(c) * normed(c);
+        if (has_dbias) dbias(c) += dy(c);
     }
     if (!is_wanted(dx)) return;
     const T mean = has_mean ? sum / static_cast<T>(n) : T(0);

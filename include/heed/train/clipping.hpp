@@ -3,6 +3,7 @@
 // Reads and scales the parameters of a gradients module; allocates nothing but names.
 
 #include <cmath>
+#include <string>
 
 #include "heed/nn/module.hpp"
 
