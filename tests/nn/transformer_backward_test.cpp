@@ -246,6 +246,83 @@ TEST(TransformerBackward, AddsToParametersAndOverwritesInputs) {
     });
 }
 
+/// Gradients of a module of T with these parameters, those of the input last, in double.
+template <class T>
+std::vector<double> gradients_in(const LayerOptions& options, const heed::NamedTensors& parameters,
+                                 const Tensor<double, 3>& x, const Tensor<double, 3>& dy) {
+    TransformerEncoderLayer<T> layer({.d_model = options.d_model,
+                                      .nhead = options.nhead,
+                                      .dim_feedforward = options.dim_feedforward,
+                                      .dropout = 0.0,
+                                      .activation = options.activation,
+                                      .norm_first = options.norm_first});
+    layer.load(parameters);
+    layer.train();
+    Tensor<T, 3> x_in_t(x.shape()), dy_in_t(x.shape()), y(x.shape()), dx(x.shape());
+    copy(x.view(), x_in_t.view());
+    copy(dy.view(), dy_in_t.view());
+    auto gradients = layer.make_gradients();
+    layer.forward(x_in_t, y);
+    layer.backward(x_in_t, dy_in_t, dx, gradients);
+    std::vector<double> result;
+    const auto append = [&](auto view) {
+        for (const double number : nn_test::values_as<double>(view)) result.push_back(number);
+    };
+    gradients.for_each_parameter([&](const std::string&, auto view) { append(view); });
+    append(dx.view());
+    return result;
+}
+
+double largest_distance(const std::vector<double>& a, const std::vector<double>& b) {
+    double largest = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::abs(a[i] - b[i]));
+    return largest;
+}
+
+// Rounding in float may not do more than a few roundings of all parameters and inputs would do to
+// the gradients in double. It does 0.2 to 1.7 times as much as one; the bound leaves room for 8.
+TEST(EncoderLayerBackward, FloatErrsByItsRoundings) {
+    Random random;
+    SCOPED_TRACE(random.describe());
+    constexpr double epsilon = std::numeric_limits<float>::epsilon();
+    for (const bool norm_first : {false, true}) {
+        const LayerOptions options{.d_model = 8,
+                                   .nhead = 2,
+                                   .dim_feedforward = 12,
+                                   .activation = Activation::gelu,
+                                   .norm_first = norm_first};
+        TransformerEncoderLayer<float> source({.d_model = 8, .nhead = 2, .dim_feedforward = 12});
+        randomise_parameters(random, source);
+        Tensor<double, 3> x({2, 5, 8}), dy(x.shape());
+        copy(random_tensor<float, 3>(random, x.shape()).view(), x.view());
+        copy(random_tensor<float, 3>(random, x.shape()).view(), dy.view());
+        heed::NamedTensors parameters;
+        source.save(parameters);
+        const auto exact = gradients_in<double>(options, parameters, x, dy);
+        const auto rounded = gradients_in<float>(options, parameters, x, dy);
+
+        const auto nudge = [&](double& number) { number *= 1 + random.uniform(-epsilon, epsilon); };
+        double sensitivity = 0;
+        for (int draw = 0; draw < 5; ++draw) {
+            TransformerEncoderLayer<double> near(options);
+            near.load(parameters);
+            near.for_each_parameter([&](const std::string&, auto view) {
+                heed::detail::for_each_element(nudge, view);
+            });
+            heed::NamedTensors nudged;
+            near.save(nudged);
+            Tensor<double, 3> near_x(x);
+            heed::detail::for_each_element(nudge, near_x.view());
+            sensitivity = std::max(
+                sensitivity,
+                largest_distance(exact, gradients_in<double>(options, nudged, near_x, dy)));
+        }
+        EXPECT_GT(sensitivity, 0);
+        EXPECT_LE(largest_distance(exact, rounded), 8 * sensitivity)
+            << "against " << sensitivity << ", " << (norm_first ? "pre" : "post") << "-norm";
+    }
+}
+
 TEST(TransformerBackward, AnyStridesWithContiguousRows) {
     Random random;
     SCOPED_TRACE(random.describe());

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "heed/base/checked_size.hpp"
 #include "heed/nn/attention_names.hpp"
 
 namespace heed::inline v0 {

@@ -367,6 +367,7 @@ class TransformerEncoderLayer : public Module<TransformerEncoderLayer<T>> {
         branch_dropout_.apply(y);
     }
 
+    /// Throws whatever backward refuses, before anything is written.
     template <ScorePart Mask>
     void check_backward(TensorView<const T, 3> x, TensorView<const T, 3> dy, TensorView<T, 3> dx,
                         const TransformerEncoderLayer& gradients, const Mask& mask) {
