@@ -281,7 +281,7 @@ TEST(Explain, CountsWhatTheKernelsAreAskedFor) {
             const auto kernels = CountedKernels::table();
             std::vector<float> memory(heed::detail::FusedScratch<float>::element_count(s).bytes());
             const heed::detail::FusedScratch<float> scratch(s, memory.data());
-            const heed::detail::QueryTiling tiling(s.q_len, kernels.lanes);
+            const heed::detail::LaneTiling tiling(s.q_len, kernels.lanes);
             const heed::detail::GroupAttention<decltype(plan), float> groups(plan, kernels, tiling);
             const Index group = random.integer(1, 2);
             for (Index b = 0; b < s.batch; ++b)

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "heed/ops/linear.hpp"
+#include "heed/tensor/tensor.hpp"
 #include "support/differences.hpp"
 #include "support/oracle.hpp"
 #include "support/random.hpp"

@@ -1,6 +1,7 @@
 // x W^T + b: by hand, against the oracle for all ranks and strides, overlap, refusals.
 
 #include "heed/ops/linear.hpp"
+#include "heed/tensor/tensor.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

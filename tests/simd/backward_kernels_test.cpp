@@ -151,9 +151,9 @@ TYPED_TEST(BackwardKernels, GradientsOfKeysAreSumsOverQueries) {
                        rows = this->normals(queries * stride),
                        before = this->normals(this->keys * stride), gradients = before;
         heed::detail::LinesAhead ahead;
-        this->kernels.key_gradients[this->width - 1](weights.data(), weight_row, this->keys,
-                                                     rows.data(), queries, gradients.data(), stride,
-                                                     ahead);
+        this->kernels.weighted_sums[this->width - 1](weights.data(), weight_row, this->keys,
+                                                     rows.data(), stride, queries, gradients.data(),
+                                                     stride, ahead);
         for (Index j = 0; j < this->keys; ++j)
             for (Index c = 0; c < stride; ++c) {
                 long double sum = static_cast<long double>(this->at(before, j * stride + c));

@@ -179,7 +179,7 @@ class KeySide {
     }
 
     /// sums[key] += sum over queries of weights[key][query] * rows[query].
-    void add_rows(const Pair& pair, const C* weights, const C* rows, const QueryTiling& features,
+    void add_rows(const Pair& pair, const C* weights, const C* rows, const LaneTiling& features,
                   C* sums, Index stride) const {
         LinesAhead ahead;
         const ScoreTile<C>& tile = pair.tile;
@@ -190,9 +190,9 @@ class KeySide {
                 std::min<Index>(step.end_register * kernels_.lanes, tile.queries) - lane;
             for (Index block = 0; block < features.count(); ++block) {
                 const Index column = features.begin(block);
-                kernels_.key_gradients[features.width(block) - 1](
+                kernels_.weighted_sums[features.width(block) - 1](
                     weights + step.keys.begin * tile.row + lane, tile.row,
-                    step.keys.end - step.keys.begin, rows + lane * stride + column, count,
+                    step.keys.end - step.keys.begin, rows + lane * stride + column, stride, count,
                     first + step.keys.begin * stride + column, stride, ahead);
             }
         }
@@ -244,8 +244,8 @@ class KeySide {
     TileRows<C> k_;
     TileRows<C> v_;
     TileRows<C> finite_k_;
-    QueryTiling key_features_;
-    QueryTiling value_features_;
+    LaneTiling key_features_;
+    LaneTiling value_features_;
 };
 
 }  // namespace heed::inline v0::detail

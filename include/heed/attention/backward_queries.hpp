@@ -43,19 +43,11 @@ class QuerySide {
 
     /// Writes the rows of dq from its sum.
     void store_dq(C* sum, C* rows) const {
-        using T = typename decltype(plan_.dq)::value_type;
-        const TensorView<T, 2> dq = rows_of(plan_.dq);
-        const Index features = plan_.shape.head_dim;
         std::array<C, BackwardScratch<C>::row> factor, one;
         factor.fill(plan_.scale);
         one.fill(C(1));
-        kernels_.rescale[width_ - 1](sum, features, factor.data());
-        if constexpr (std::is_same_v<T, C>)
-            if (dq.has_contiguous_rows())
-                return kernels_.finish(sum, row_, features, queries_, one.data(), dq.data(),
-                                       dq.stride(0));
-        kernels_.finish(sum, row_, features, queries_, one.data(), rows, features);
-        copy(TensorView<const C, 2>(rows, {queries_, features}), dq);
+        kernels_.rescale[width_ - 1](sum, plan_.shape.head_dim, factor.data());
+        store_lanes(kernels_, sum, row_, one.data(), rows_of(plan_.dq), rows);
     }
 
   private:

@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "heed/attention/tiling.hpp"
-#include "heed/simd/tile_kernels.hpp"
+#include "heed/ops/tile_rows.hpp"
 
 namespace heed::inline v0::detail {
 
@@ -62,9 +62,7 @@ class LineAllocator {
     CheckedSize<> used_{where, 0};
 };
 
-/// Lanes of the widest register; rows of features are padded to a multiple.
-template <class C>
-inline constexpr Index most_lanes = 64 / static_cast<Index>(sizeof(C));
+/// Rows of features are padded to whole registers of any width.
 template <class C>
 [[nodiscard]] constexpr Index padded(Index count) {
     return (count + most_lanes<C> - 1) / most_lanes<C> * most_lanes<C>;
@@ -95,7 +93,7 @@ class GroupScratch {
           rows_(padded<C>(s.q_len)),
           head_dim_(s.head_dim),
           value_dim_(s.value_dim),
-          tiles_(QueryTiling(s.q_len, least_lanes).count()) {
+          tiles_(LaneTiling(s.q_len, least_lanes).count()) {
         all_ = {memory.take({heads_, rows_, head_dim_}),
                 memory.take({heads_, rows_, value_dim_}),
                 memory.take({heads_, rows_, padded<C>(head_dim_)}),
@@ -146,7 +144,7 @@ class GroupScratch {
 /// What one worker uses for one pair of tiles after another.
 template <class C>
 struct BackwardScratch {
-    static constexpr Index row = max_tile_width * most_lanes<C>;
+    static constexpr Index row = most_tile_lanes<C>;
 
     C* scores;       ///< [key][lane], then the weights
     C* dropped;      ///< [key][lane], the weights after dropout; before, scratch of the rules

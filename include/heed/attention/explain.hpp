@@ -142,7 +142,7 @@ class TileCensus {
     const AttentionShape& shape_;
     const Rules& rules_;
     const TileKernels<C>& kernels_ = tile_kernels<C>();
-    QueryTiling tiling_{shape_.q_len, kernels_.lanes};
+    LaneTiling tiling_{shape_.q_len, kernels_.lanes};
     Index full_ = 0, partial_ = 0, visible_ = 0, computed_ = 0;
 };
 
@@ -186,7 +186,7 @@ template <class T, class Plan>
     const AttentionShape& s = plan.shape;
     const Execution<T> execution(s, plan.options);
     const TileKernels<C>& kernels = tile_kernels<C>();
-    const QueryTiling tiling(s.q_len, kernels.lanes);
+    const LaneTiling tiling(s.q_len, kernels.lanes);
     const int concurrency = execution.executor.concurrency();
     const Schedule schedule(plan, tiling, kernels.lanes, concurrency);
     AttentionExplanation e{

@@ -15,17 +15,6 @@
 
 namespace heed::inline v0::detail {
 
-/// One worker is worth waking for this many multiply-adds, a few tens of microseconds.
-inline constexpr double least_work_per_worker = 1e6;
-
-/// Workers that a problem deserves: none but the caller for small ones, else all there are.
-[[nodiscard]] inline int useful_workers(const AttentionShape& s, int concurrency) {
-    const double work = static_cast<double>(s.batch) * static_cast<double>(s.heads) *
-                        static_cast<double>(s.q_len) * static_cast<double>(s.kv_len) *
-                        (static_cast<double>(s.head_dim) + static_cast<double>(s.value_dim));
-    return work < 2 * least_work_per_worker ? 1 : concurrency;
-}
-
 /// Keys and values of a head up to this size stay in the second-level cache from one tile of
 /// queries to the next.
 inline constexpr Index near_cache_bytes = Index{256} << 10;
@@ -33,7 +22,7 @@ inline constexpr Index near_cache_bytes = Index{256} << 10;
 /// How many query tiles pass over the keys together: one where the keys are near and read in place,
 /// else as many as the scratch holds, unless workers would be left without a group.
 template <class Plan>
-[[nodiscard]] Index tiles_of_group(const Plan& plan, const QueryTiling& tiling, int lanes,
+[[nodiscard]] Index tiles_of_group(const Plan& plan, const LaneTiling& tiling, int lanes,
                                    int workers) {
     using C = decltype(plan.scale);
     const AttentionShape& s = plan.shape;
@@ -60,7 +49,7 @@ struct WorkItem {
 class Schedule {
   public:
     template <class Plan>
-    Schedule(const Plan& plan, const QueryTiling& tiling, int lanes, int workers)
+    Schedule(const Plan& plan, const LaneTiling& tiling, int lanes, int workers)
         : batch_(plan.shape.batch),
           heads_(plan.shape.heads),
           tiles_(tiling.count()),
@@ -93,7 +82,7 @@ inline constexpr std::size_t max_group_tiles = 16;
 template <class Plan, class C>
 class GroupAttention {
   public:
-    GroupAttention(const Plan& plan, const TileKernels<C>& kernels, const QueryTiling& tiling)
+    GroupAttention(const Plan& plan, const TileKernels<C>& kernels, const LaneTiling& tiling)
         : plan_(plan), kernels_(kernels), tiling_(tiling) {}
 
     /// The tiles of an item pass over the keys together. `next` is what this worker likely does
@@ -168,7 +157,7 @@ class GroupAttention {
 
     const Plan& plan_;
     const TileKernels<C>& kernels_;
-    const QueryTiling& tiling_;
+    const LaneTiling& tiling_;
 };
 
 /// Attention tile by tile, the tiles shared out among the workers. `memory` holds
@@ -179,7 +168,7 @@ template <class Plan, class C>
 void fused_attention(const Plan& plan, const ExecutorRef& executor, C* memory) {
     const TileKernels<C>& kernels = tile_kernels<C>();
     const Index per_worker = FusedScratch<C>::element_count(plan.shape).index();
-    const QueryTiling tiling(plan.shape.q_len, kernels.lanes);
+    const LaneTiling tiling(plan.shape.q_len, kernels.lanes);
     const int workers = executor.concurrency();
     const Schedule items(plan, tiling, kernels.lanes, workers);
     const GroupAttention<Plan, C> group(plan, kernels, tiling);

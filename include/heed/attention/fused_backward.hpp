@@ -117,7 +117,7 @@ class BackwardAttention {
     const Plan& plan_;
     const TileKernels<C>& kernels_;
     const OfRules& rule_gradients_;
-    QueryTiling tiling_;
+    LaneTiling tiling_;
     KeyChunks chunks_;
     Index heads_;
 };

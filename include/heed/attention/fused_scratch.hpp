@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "heed/attention/tiling.hpp"
-#include "heed/simd/tile_kernels.hpp"
+#include "heed/ops/tile_rows.hpp"
 
 namespace heed::inline v0::detail {
 
@@ -38,7 +38,7 @@ struct FusedScratch {
     C* first_key;
     C* end_key;
 
-    static constexpr Index row = max_tile_width * 64 / static_cast<Index>(sizeof(C));
+    static constexpr Index row = most_tile_lanes<C>;
 
     /// A multiple of a cache line, so that workers do not share one.
     static CheckedSize<> element_count(const AttentionShape& s) {

@@ -26,6 +26,17 @@ struct AttentionShape {
     friend bool operator==(const AttentionShape&, const AttentionShape&) = default;
 };
 
+namespace detail {
+
+/// Of both products, masks apart.
+[[nodiscard]] inline double multiply_adds(const AttentionShape& s) {
+    return static_cast<double>(s.batch) * static_cast<double>(s.heads) *
+           static_cast<double>(s.q_len) * static_cast<double>(s.kv_len) *
+           (static_cast<double>(s.head_dim) + static_cast<double>(s.value_dim));
+}
+
+}  // namespace detail
+
 /// The place of one score: batch element, query head, query and key.
 struct ScoreIndex {
     Index b;

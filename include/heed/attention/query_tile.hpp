@@ -88,20 +88,8 @@ class QueryTile {
 
     /// Divides by the sums and writes the rows of the output and the log-sum-exp.
     void store() {
-        using T = typename decltype(plan_.out)::value_type;
-        const TensorView<T, 2> out =
-            plan_.out.select(0, at_.b).select(0, at_.h).slice(0, at_.q, queries_);
-        const Index features = plan_.shape.value_dim;
-        bool in_place = false;
-        if constexpr (std::is_same_v<T, C>) in_place = out.has_contiguous_rows();
-        if (in_place) {
-            if constexpr (std::is_same_v<T, C>)
-                kernels_.finish(own_.out, row_, features, queries_, own_.sum, out.data(),
-                                out.stride(0));
-        } else {
-            kernels_.finish(own_.out, row_, features, queries_, own_.sum, s_.rows, features);
-            copy(TensorView<const C, 2>(s_.rows, Shape<2>(queries_, features)), out);
-        }
+        store_lanes(kernels_, own_.out, row_, own_.sum,
+                    plan_.out.select(0, at_.b).select(0, at_.h).slice(0, at_.q, queries_), s_.rows);
         if (!is_wanted(plan_.options.lse)) return;
         // Without a visible key, -inf + log(0) is -inf; with nothing but NaN, -inf + NaN is NaN.
         constexpr C infinity = std::numeric_limits<C>::infinity();

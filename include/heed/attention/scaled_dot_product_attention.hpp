@@ -29,7 +29,8 @@ template <StorageScalar T>
     int concurrency = detail::ProcessExecutor::get().executor.concurrency()) {
     using C = ComputeType<T>;
     auto elements = detail::FusedScratch<C>::element_count(shape) *
-                    static_cast<std::uint64_t>(detail::useful_workers(shape, concurrency));
+                    static_cast<std::uint64_t>(
+                        detail::useful_workers(detail::multiply_adds(shape), concurrency));
     // Weights of no elements cannot be told from absent ones, so their callers need both.
     if (wants_weights_or_scores)
         elements = std::max(elements, detail::TextbookScratch<C>::element_count(shape),
@@ -38,18 +39,6 @@ template <StorageScalar T>
 }
 
 namespace detail {
-
-/// Who computes an attention: the caller's executor, or else that of the process; none but the
-/// caller's thread where there is little to do.
-struct Workers {
-    ProcessExecutor::Held process = ProcessExecutor::get();
-    ExecutorRef executor;
-
-    Workers(const AttentionShape& shape, const std::optional<ExecutorRef>& wanted)
-        : executor(wanted.value_or(process.executor)) {
-        if (useful_workers(shape, executor.concurrency()) == 1) executor = serial;
-    }
-};
 
 /// A workspace that is given must suffice.
 inline void require_workspace(std::string_view where, std::span<std::byte> workspace,
@@ -66,7 +55,7 @@ struct Execution : Workers {
     std::size_t scratch_bytes;
 
     Execution(const AttentionShape& shape, const AttentionOptions<T>& options)
-        : Workers(shape, options.executor),
+        : Workers(multiply_adds(shape), options.executor),
           row_by_row(is_wanted(options.weights) || is_wanted(options.scores)),
           scratch_bytes(attention_workspace_bytes<T>(shape, row_by_row, executor.concurrency())) {
         require_workspace(sdpa_name, options.workspace, scratch_bytes);

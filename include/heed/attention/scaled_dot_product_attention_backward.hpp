@@ -42,7 +42,8 @@ namespace detail {
 template <class C, class Rules>
 [[nodiscard]] std::size_t backward_workspace_bytes(const Rules& rules, const AttentionShape& shape,
                                                    int concurrency) {
-    const BackwardMemory<Rules, C> plot(rules, shape, useful_workers(shape, concurrency), nullptr);
+    const BackwardMemory<Rules, C> plot(rules, shape,
+                                        useful_workers(multiply_adds(shape), concurrency), nullptr);
     return (plot.element_count() * sizeof(C) + scratch_alignment).bytes();
 }
 
@@ -241,7 +242,7 @@ void scaled_dot_product_attention_backward(const Q& q, const K& k, const V& v, c
     static_assert(std::same_as<ElementOf<Lse>, C>, "lse must hold q's compute type");
     const auto plan = detail::make_backward_plan(read(q), read(k), read(v), read(out), read(lse),
                                                  read(d_out), gradients, mask, options);
-    const detail::Workers workers(plan.shape, options.executor);
+    const detail::Workers workers(detail::multiply_adds(plan.shape), options.executor);
     const std::size_t needed =
         detail::backward_workspace_bytes<C>(plan.rules, plan.shape, workers.executor.concurrency());
     detail::require_workspace(detail::backward_name, options.workspace, needed);

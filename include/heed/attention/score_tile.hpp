@@ -13,58 +13,9 @@
 
 #include "heed/attention/geometry.hpp"
 #include "heed/attention/tiling.hpp"
-#include "heed/simd/tile_kernels.hpp"
-#include "heed/tensor/elementwise.hpp"
+#include "heed/ops/tile_rows.hpp"
 
 namespace heed::inline v0::detail {
-
-/// Rows of one tile for the kernels: in place when they are dense numbers of the compute type,
-/// widened into scratch otherwise.
-template <class C>
-struct TileRows {
-    const C* data;
-    Index stride;
-
-    TileRows(const C* first, Index row_stride) : data(first), stride(row_stride) {}
-
-    template <class T>
-    TileRows(TensorView<const T, 2> rows, C* scratch) {
-        if constexpr (std::is_same_v<T, C>) {
-            if (is_in_place(rows)) {
-                data = rows.data();
-                stride = rows.stride(0);
-                return;
-            }
-        }
-        copy(rows, TensorView<C, 2>(scratch, rows.shape()));
-        data = scratch;
-        stride = rows.extent(1);
-    }
-
-    template <class T, int Rank>
-    [[nodiscard]] static bool is_in_place(TensorView<const T, Rank> rows) {
-        return std::is_same_v<T, C> && rows.has_contiguous_rows();
-    }
-
-    /// The rows after the first `count`.
-    [[nodiscard]] TileRows from(Index count) const { return {data + count * stride, stride}; }
-};
-
-/// Puts zeros in place of NaN and infinity, in a copy [count, columns] whose rows are
-/// `copy_stride` apart and which may be the rows themselves. False when there was none; then the
-/// rows stay what they are.
-template <class C>
-[[nodiscard]] bool take_poison_out(const TileKernels<C>& kernels, TileRows<C>& rows, Index count,
-                                   Index columns, C* copy, Index copy_stride) {
-    if (kernels.all_finite(rows.data, rows.stride, count, columns)) return false;
-    for (Index i = 0; i < count; ++i)
-        for (Index c = 0; c < columns; ++c) {
-            const C x = rows.data[i * rows.stride + c];
-            copy[i * copy_stride + c] = std::isfinite(x) ? x : C(0);
-        }
-    rows = {copy, copy_stride};
-    return true;
-}
 
 /// How much of a tile some rule shows.
 enum class Coverage { none, some, all };
@@ -163,7 +114,7 @@ struct ScoreTile {
     void add_query_sums(C* sums) const {
         std::array<C, key_tile> one;
         one.fill(C(1));
-        std::array<C, max_tile_width * 64 / sizeof(C)> of_query{};
+        std::array<C, most_tile_lanes<C>> of_query{};
         LinesAhead ahead;
         kernels.values[row / kernels.lanes - 1](one.data(), 1, keys, 1, scores, of_query.data(),
                                                 row, ahead);

@@ -7,7 +7,7 @@
 #include <array>
 
 #include "heed/attention/geometry.hpp"
-#include "heed/simd/tile_kernels.hpp"
+#include "heed/simd/lane_tiling.hpp"
 
 namespace heed::inline v0::detail {
 
@@ -25,33 +25,6 @@ void for_each_key_tile(const KeyRange& some, const Visit& visit) {
         visit(KeyRange{first, next});
     }
 }
-
-/// The query tiles of a sequence: as few as possible of at most three registers, balanced, so that
-/// 4 registers become 2 + 2 and not 3 + 1; the wider ones first.
-class QueryTiling {
-  public:
-    QueryTiling(Index queries, int lanes)
-        : lanes_(lanes),
-          registers_((queries + lanes - 1) / lanes),
-          tiles_((registers_ + max_tile_width - 1) / max_tile_width) {}
-
-    [[nodiscard]] Index count() const { return tiles_; }
-    /// How many groups of so many tiles there are; the last one may have fewer.
-    [[nodiscard]] Index groups_of(Index tiles) const { return (tiles_ + tiles - 1) / tiles; }
-    [[nodiscard]] Index begin(Index tile) const { return first_register(tile) * lanes_; }
-    [[nodiscard]] int width(Index tile) const {
-        return static_cast<int>(first_register(tile + 1) - first_register(tile));
-    }
-
-  private:
-    [[nodiscard]] Index first_register(Index tile) const {
-        return tile * (registers_ / tiles_) + std::min(tile, registers_ % tiles_);
-    }
-
-    Index lanes_;
-    Index registers_;
-    Index tiles_;
-};
 
 /// A short list without an allocation.
 template <class T, std::size_t Capacity>

@@ -5,6 +5,7 @@
 #include <concepts>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <type_traits>
 
 #include "heed/base/checked_size.hpp"
@@ -111,6 +112,26 @@ class ProcessExecutor {
     static Held& held() {
         static Held instance;
         return instance;
+    }
+};
+
+/// One worker is worth waking for this many multiply-adds, a few tens of microseconds.
+inline constexpr double least_work_per_worker = 1e6;
+
+/// Workers that so many multiply-adds deserve: none but the caller for few, else all there are.
+[[nodiscard]] inline int useful_workers(double multiply_adds, int concurrency) {
+    return multiply_adds < 2 * least_work_per_worker ? 1 : concurrency;
+}
+
+/// Who does some work: the caller's executor, or else that of the process; none but the caller's
+/// thread where there is little to do.
+struct Workers {
+    ProcessExecutor::Held process = ProcessExecutor::get();
+    ExecutorRef executor;
+
+    Workers(double multiply_adds, const std::optional<ExecutorRef>& wanted)
+        : executor(wanted.value_or(process.executor)) {
+        if (useful_workers(multiply_adds, executor.concurrency()) == 1) executor = serial;
     }
 };
 

@@ -1,37 +1,22 @@
 #pragma once
 // What is x W^T + b?
-// Reads x, W and b, writes y. Products run through Eigen on maps of the caller's memory.
+// Reads x, W and b, writes y, and on the way back their gradients; allocates nothing.
 
+#include <optional>
+
+#include "heed/ops/matrix_product.hpp"
 #include "heed/tensor/checks.hpp"
-#include "heed/tensor/elementwise.hpp"
-#include "heed/tensor/tensor.hpp"
 
 namespace heed::inline v0 {
 
 namespace detail {
 
-/// Half types are storage only: their rows are widened to float for the product and rounded once.
-template <StorageScalar T>
-void linear_rows(TensorView<const T, 2> x, TensorView<const T, 2> weight,
-                 TensorView<const T, 1> bias, TensorView<T, 2> y) {
-    if constexpr (!ComputeScalar<T>) {
-        using C = ComputeType<T>;
-        const auto widen = [](auto view) {
-            Tensor<C, decltype(view)::rank()> wide(view.shape());
-            copy(view, wide.view());
-            return wide;
-        };
-        const auto wide_x = widen(x), wide_weight = widen(weight);
-        const auto wide_bias = widen(bias);
-        Tensor<C, 2> wide_y(y.shape());
-        linear_rows<C>(wide_x, wide_weight, wide_bias, wide_y);
-        copy(wide_y.view(), y);
-    } else {
-        y.matrix().noalias() = x.matrix() * weight.matrix().transpose();
-        if (bias.data() == nullptr) return;
-        for (Index r = 0; r < y.extent(0); ++r)
-            for (Index c = 0; c < y.extent(1); ++c) y(r, c) += bias(c);
-    }
+/// Of all rows with a matrix of so many outputs.
+template <int Rank>
+[[nodiscard]] double multiply_adds(const Shape<Rank>& x, Index outputs) {
+    double product = static_cast<double>(outputs);
+    for (Index extent : x) product *= static_cast<double>(extent);
+    return product;
 }
 
 /// Calls f(matrix of each view) until it has seen all rows, in order. The views have the same
@@ -86,11 +71,14 @@ void check_linear_backward(TensorView<const T, Rank> x, TensorView<const T, 2> w
 /// y = x W^T + b for every row of x: x is [.., in], W is [out, in], b is [out] or an empty view,
 /// y is [.., out]. The weight layout is PyTorch's. Rows of x, W and y must be contiguous; x's
 /// leading dimensions may have any strides. y must not overlap x or W.
+/// Half types are widened to float in tiles and rounded once. A matrix that is worth it is shared
+/// out among the workers of the executor (absent: of the process); an element of y has the same
+/// bits for all of them, and whatever the other rows of x are, as long as there are more than four.
 /// Throws ShapeError, or ArgumentError for null, before anything is written. Cost: 2 * rows * in *
 /// out operations.
 template <StorageScalar T, int Rank>
 void linear(InputView<T, Rank> x, InputView<T, 2> weight, InputView<T, 1> bias,
-            TensorView<T, Rank> y) {
+            TensorView<T, Rank> y, const std::optional<ExecutorRef>& executor = std::nullopt) {
     detail::require_linear_input("linear", x, weight);
     detail::require_memory("linear", "the bias", bias);
     detail::require_output("linear", "the output", y, x.shape().with(Rank - 1, weight.extent(0)));
@@ -102,8 +90,10 @@ void linear(InputView<T, Rank> x, InputView<T, 2> weight, InputView<T, 1> bias,
                                  weight.stride(1), ", ", y.stride(Rank - 1));
     if (detail::overlaps(y, x) || detail::overlaps(y, weight) || detail::overlaps(y, bias))
         detail::fail<ShapeError>("linear", "the output must not overlap the inputs; found overlap");
+    const detail::Workers workers(detail::multiply_adds(x.shape(), weight.extent(0)), executor);
     detail::for_each_matrix(
-        [&](auto from, auto to) { detail::linear_rows<T>(from, weight, bias, to); }, x, y);
+        [&](auto from, auto to) { detail::multiply<T>(from, weight, bias, to, workers.executor); },
+        x, y);
 }
 
 /// Where the gradients of `linear` go; an empty view means "not wanted".
@@ -121,31 +111,32 @@ struct LinearGradients {
 ///
 /// x is [.., in], W is [out, in], dy is [.., out]. Last dimensions must be contiguous (dbias
 /// apart), leading ones may have any strides. A gradient must not overlap what is read or another
-/// gradient. Rows are summed in one fixed order, whatever else is wanted. Throws ShapeError, or
-/// ArgumentError for null, before anything is written. Cost: 2 * rows * in * out operations for
-/// each of dx and dW.
+/// gradient. Rows are summed in their order, whatever else is wanted and whoever computes it; the
+/// executor as in linear. Throws ShapeError, or ArgumentError for null, before anything is written.
+/// Cost: 2 * rows * in * out operations for each of dx and dW.
 template <TensorLike X>
 void linear_backward(const X& x, InputView<ElementOf<X>, 2> weight,
                      InputView<ElementOf<X>, X::rank()> dy,
-                     const LinearGradients<ElementOf<X>, X::rank()>& gradients) {
+                     const LinearGradients<ElementOf<X>, X::rank()>& gradients,
+                     const std::optional<ExecutorRef>& executor = std::nullopt) {
+    using T = ElementOf<X>;
     const auto& [dx, dweight, dbias] = gradients;
     detail::check_linear_backward(read(x), weight, dy, dx, dweight, dbias);
+    const detail::Workers workers(detail::multiply_adds(x.shape(), weight.extent(0)), executor);
     if (detail::is_wanted(dx))
         detail::for_each_matrix(
-            [&](auto from, auto to) { to.matrix().noalias() = from.matrix() * weight.matrix(); },
+            [&](auto from, auto to) {
+                detail::multiply_back<T>(from, weight, to, workers.executor);
+            },
             dy, dx);
-    if (detail::is_wanted(dweight))
-        detail::for_each_matrix(
-            [into = dweight](auto left, auto right) {
-                into.matrix().noalias() += left.matrix().transpose() * right.matrix();
-            },
-            dy, read(x));
-    if (detail::is_wanted(dbias))
-        detail::for_each_matrix(
-            [into = dbias](auto rows) {
-                for (Index r = 0; r < rows.extent(0); ++r) add(rows.select(0, r), into);
-            },
-            dy);
+    if (!detail::is_wanted(dweight) && !detail::is_wanted(dbias)) return;
+    detail::for_each_matrix(
+        [&, into = dweight, bias = dbias](auto left, auto right) {
+            const detail::WeightGradient<T> gradient(right, left, into, bias);
+            workers.executor.parallel_for(gradient.count(),
+                                          [&](Index piece, int) { gradient.add(piece); });
+        },
+        dy, read(x));
 }
 
 }  // namespace heed::inline v0

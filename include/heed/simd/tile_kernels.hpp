@@ -125,12 +125,12 @@ struct TileKernels {
     /// rows[i][j] += tile[j][i] for i < queries and j < keys; rows are `stride` apart.
     void (*add_to_rows)(const T* tile, Index row, Index keys, Index queries, T* rows, Index stride);
 
-    /// gradients[j][c] += sum_i weights[j][i] * rows[i][c] for i < queries, in ascending order, and
-    /// for `width` registers of features c, which lie on the lanes here. weights' rows are
-    /// `weight_row` apart, those of rows and gradients `row`. Asks for lines ahead.
-    void (*key_gradients[max_tile_width])(const T* weights, Index weight_row, Index keys,
-                                          const T* rows, Index queries, T* gradients, Index row,
-                                          LinesAhead& ahead);
+    /// sums[j][c] += sum_i weights[j][i] * rows[i][c] for j < count and i < terms, in ascending
+    /// order, and for `width` registers of features c, which lie on the lanes here. Rows of weights
+    /// are `weight_row` apart, those of rows `row`, of sums `sum_row`. Asks for lines ahead.
+    void (*weighted_sums[max_tile_width])(const T* weights, Index weight_row, Index count,
+                                          const T* rows, Index row, Index terms, T* sums,
+                                          Index sum_row, LinesAhead& ahead);
 };
 
 }  // namespace heed::inline v0::detail

@@ -64,15 +64,17 @@ HEED_INLINE void ask_for(std::uintptr_t address) {
 enum class Product { scores, accumulate };
 
 template <int rows, int width, Product kind, class T>
-HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T* b, Index count,
-                               T* c, Index row, Pack<T>* largest, LinesAhead& ahead) {
+HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T* b, Index b_row,
+                               Index count, T* c, Index c_row, Pack<T>* largest,
+                               LinesAhead& ahead) {
     const LinesAhead::Walk lines = ahead.take(count);
     Pack<T> sum[rows][width];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 3
         for (int w = 0; w < width; ++w)
-            sum[r][w] = kind == Product::accumulate ? load(c + r * row + w * lanes<T>) : Pack<T>{};
+            sum[r][w] =
+                kind == Product::accumulate ? load(c + r * c_row + w * lanes<T>) : Pack<T>{};
 #if defined(__clang__)
             // Tuned for some processors, clang would unroll it, and run out of registers for the
             // sums.
@@ -82,7 +84,7 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
         ask_for(lines.first + static_cast<std::uintptr_t>(k) * lines.step);
         Pack<T> from_b[width];
 #pragma GCC unroll 3
-        for (int w = 0; w < width; ++w) from_b[w] = load(b + k * row + w * lanes<T>);
+        for (int w = 0; w < width; ++w) from_b[w] = load(b + k * b_row + w * lanes<T>);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
             const Pack<T> from_a = broadcast(a[r * row_stride + k * step]);
@@ -94,7 +96,7 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 3
         for (int w = 0; w < width; ++w) {
-            store(c + r * row + w * lanes<T>, sum[r][w]);
+            store(c + r * c_row + w * lanes<T>, sum[r][w]);
             if (kind == Product::scores)
                 largest[w] = sum[r][w] > largest[w] ? sum[r][w] : largest[w];
         }
@@ -103,14 +105,15 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
 /// All rows: as many at once as fit, then half as many, and so on down to one.
 template <int rows, int width, Product kind, class T>
 HEED_INLINE void product_rows(const T* a, Index row_stride, Index step, Index total, const T* b,
-                              Index count, T* c, Index row, Pack<T>* largest, LinesAhead& ahead) {
+                              Index b_row, Index count, T* c, Index c_row, Pack<T>* largest,
+                              LinesAhead& ahead) {
     Index r = 0;
     for (; r + rows <= total; r += rows)
-        product_block<rows, width, kind>(a + r * row_stride, row_stride, step, b, count,
-                                         c + r * row, row, largest, ahead);
+        product_block<rows, width, kind>(a + r * row_stride, row_stride, step, b, b_row, count,
+                                         c + r * c_row, c_row, largest, ahead);
     if constexpr (rows > 1)
         product_rows<rows / 2, width, kind>(a + r * row_stride, row_stride, step, total - r, b,
-                                            count, c + r * row, row, largest, ahead);
+                                            b_row, count, c + r * c_row, c_row, largest, ahead);
 }
 
 template <int width, class T>
@@ -118,8 +121,8 @@ void scores(const T* k, Index stride, Index keys, Index head_dim, const T* queri
             Index row, T* tile_max, LinesAhead& ahead) {
     Pack<T> largest[width];
     for (int w = 0; w < width; ++w) largest[w] = broadcast(-std::numeric_limits<T>::infinity());
-    product_rows<rows_at_once<width>, width, Product::scores>(k, stride, 1, keys, queries, head_dim,
-                                                              scores, row, largest, ahead);
+    product_rows<rows_at_once<width>, width, Product::scores>(
+        k, stride, 1, keys, queries, row, head_dim, scores, row, largest, ahead);
     for (int w = 0; w < width; ++w) store(tile_max + w * lanes<T>, largest[w]);
 }
 
@@ -127,7 +130,8 @@ template <int width, class T>
 void values(const T* v, Index stride, Index keys, Index value_dim, const T* weights, T* out,
             Index row, LinesAhead& ahead) {
     product_rows<rows_at_once<width>, width, Product::accumulate>(
-        v, 1, stride, value_dim, weights, keys, out, row, static_cast<Pack<T>*>(nullptr), ahead);
+        v, 1, stride, value_dim, weights, row, keys, out, row, static_cast<Pack<T>*>(nullptr),
+        ahead);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -715,13 +719,20 @@ void row_products(const T* a, Index a_stride, const T* b, Index b_stride, Index 
     for (Index i = 0; i < rows; ++i) {
         const T* const from_a = a + i * a_stride;
         const T* const from_b = b + i * b_stride;
-        Pack<T> sums{};
-        T sum = 0;
+        // Four sums, for each waits for its own last step.
+        Pack<T> sums[4]{};
         Index c = 0;
+        for (; c + 4 * lanes<T> <= columns; c += 4 * lanes<T>)
+#pragma GCC unroll 4
+            for (int n = 0; n < 4; ++n)
+                sums[n] =
+                    sums[n] + load(from_a + c + n * lanes<T>) * load(from_b + c + n * lanes<T>);
         for (; c + lanes<T> <= columns; c += lanes<T>)
-            sums = sums + load(from_a + c) * load(from_b + c);
+            sums[0] = sums[0] + load(from_a + c) * load(from_b + c);
+        const Pack<T> all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        T sum = 0;
         for (; c < columns; ++c) sum += from_a[c] * from_b[c];
-        for (int w = 0; w < lanes<T>; ++w) sum += sums[w];
+        for (int w = 0; w < lanes<T>; ++w) sum += all[w];
         result[i] = sum;
     }
 }
@@ -836,11 +847,11 @@ void add_to_rows(const T* tile, Index row, Index keys, Index queries, T* rows, I
 }
 
 template <int width, class T>
-void key_gradients(const T* weights, Index weight_row, Index keys, const T* rows, Index queries,
-                   T* gradients, Index row, LinesAhead& ahead) {
+void weighted_sums(const T* weights, Index weight_row, Index count, const T* rows, Index row,
+                   Index terms, T* sums, Index sum_row, LinesAhead& ahead) {
     product_rows<rows_at_once<width>, width, Product::accumulate>(
-        weights, weight_row, 1, keys, rows, queries, gradients, row, static_cast<Pack<T>*>(nullptr),
-        ahead);
+        weights, weight_row, 1, count, rows, row, terms, sums, sum_row,
+        static_cast<Pack<T>*>(nullptr), ahead);
 }
 
 template <class T>
@@ -870,7 +881,7 @@ inline constexpr TileKernels<T> table = {
     lane_sums<T>,
     diagonal_sums<T>,
     add_to_rows<T>,
-    {key_gradients<1, T>, key_gradients<2, T>, key_gradients<3, T>},
+    {weighted_sums<1, T>, weighted_sums<2, T>, weighted_sums<3, T>},
 };
 
 #undef HEED_INLINE
