@@ -1,0 +1,122 @@
+// How is C[r][lanes] (+)= sum_k A(r, k) * B[k][lanes] computed, A read as scalars through two
+// strides?
+// Part of tile_kernels.inl, whose rules hold here.
+
+/// Rows of C that stay in registers together with one row of B and one scalar of A.
+template <int width>
+inline constexpr int rows_at_once = HEED_VECTOR_REGISTERS == 32 ? (width == 3   ? 8
+                                                                   : width == 2 ? 8
+                                                                                : 16)
+                                                                : (width == 3   ? 4
+                                                                   : width == 2 ? 6
+                                                                                : 8);
+
+/// Brings a cache line into the second-level cache.
+HEED_INLINE void ask_for(std::uintptr_t address) {
+    __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
+}
+
+/// What a product does with C beside computing it.
+enum class Product { scores, accumulate };
+
+template <int rows, int width, Product kind, class T>
+HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T* b, Index b_row,
+                               Index count, T* c, Index c_row, Pack<T>* largest,
+                               LinesAhead& ahead) {
+    const LinesAhead::Walk lines = ahead.take(count);
+    Pack<T> sum[rows][width];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 3
+        for (int w = 0; w < width; ++w)
+            sum[r][w] =
+                kind == Product::accumulate ? load(c + r * c_row + w * lanes<T>) : Pack<T>{};
+// Tuned for some processors, clang would unroll it, and run out of registers for the sums.
+#if defined(__clang__)
+#pragma clang loop unroll(disable)
+#endif
+    for (Index k = 0; k < count; ++k) {
+        ask_for(lines.first + static_cast<std::uintptr_t>(k) * lines.step);
+        Pack<T> from_b[width];
+#pragma GCC unroll 3
+        for (int w = 0; w < width; ++w) from_b[w] = load(b + k * b_row + w * lanes<T>);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            const Pack<T> from_a = broadcast(a[r * row_stride + k * step]);
+#pragma GCC unroll 3
+            for (int w = 0; w < width; ++w) sum[r][w] = sum[r][w] + from_a * from_b[w];
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 3
+        for (int w = 0; w < width; ++w) {
+            store(c + r * c_row + w * lanes<T>, sum[r][w]);
+            if (kind == Product::scores)
+                largest[w] = sum[r][w] > largest[w] ? sum[r][w] : largest[w];
+        }
+}
+
+/// All rows: as many at once as fit, then half as many, and so on down to one.
+template <int rows, int width, Product kind, class T>
+HEED_INLINE void product_rows(const T* a, Index row_stride, Index step, Index total, const T* b,
+                              Index b_row, Index count, T* c, Index c_row, Pack<T>* largest,
+                              LinesAhead& ahead) {
+    Index r = 0;
+    for (; r + rows <= total; r += rows)
+        product_block<rows, width, kind>(a + r * row_stride, row_stride, step, b, b_row, count,
+                                         c + r * c_row, c_row, largest, ahead);
+    if constexpr (rows > 1)
+        product_rows<rows / 2, width, kind>(a + r * row_stride, row_stride, step, total - r, b,
+                                            b_row, count, c + r * c_row, c_row, largest, ahead);
+}
+
+template <int width, class T>
+void scores(const T* k, Index stride, Index keys, Index head_dim, const T* queries, T* scores,
+            Index row, T* tile_max, LinesAhead& ahead) {
+    Pack<T> largest[width];
+    for (int w = 0; w < width; ++w) largest[w] = broadcast(-std::numeric_limits<T>::infinity());
+    product_rows<rows_at_once<width>, width, Product::scores>(
+        k, stride, 1, keys, queries, row, head_dim, scores, row, largest, ahead);
+    for (int w = 0; w < width; ++w) store(tile_max + w * lanes<T>, largest[w]);
+}
+
+template <int width, class T>
+void values(const T* v, Index stride, Index keys, Index value_dim, const T* weights, T* out,
+            Index row, LinesAhead& ahead) {
+    product_rows<rows_at_once<width>, width, Product::accumulate>(
+        v, 1, stride, value_dim, weights, row, keys, out, row, static_cast<Pack<T>*>(nullptr),
+        ahead);
+}
+
+template <int width, class T>
+void weighted_sums(const T* weights, Index weight_row, Index count, const T* rows, Index row,
+                   Index terms, T* sums, Index sum_row, LinesAhead& ahead) {
+    product_rows<rows_at_once<width>, width, Product::accumulate>(
+        weights, weight_row, 1, count, rows, row, terms, sums, sum_row,
+        static_cast<Pack<T>*>(nullptr), ahead);
+}
+
+template <class T>
+void row_products(const T* a, Index a_stride, const T* b, Index b_stride, Index rows, Index columns,
+                  T* result) {
+    for (Index i = 0; i < rows; ++i) {
+        const T* const from_a = a + i * a_stride;
+        const T* const from_b = b + i * b_stride;
+        // Four sums, for each waits for its own last step.
+        Pack<T> sums[4]{};
+        Index c = 0;
+        for (; c + 4 * lanes<T> <= columns; c += 4 * lanes<T>)
+#pragma GCC unroll 4
+            for (int n = 0; n < 4; ++n)
+                sums[n] =
+                    sums[n] + load(from_a + c + n * lanes<T>) * load(from_b + c + n * lanes<T>);
+        for (; c + lanes<T> <= columns; c += lanes<T>)
+            sums[0] = sums[0] + load(from_a + c) * load(from_b + c);
+        const Pack<T> all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        T sum = 0;
+        for (; c < columns; ++c) sum += from_a[c] * from_b[c];
+        for (int w = 0; w < lanes<T>; ++w) sum += all[w];
+        result[i] = sum;
+    }
+}
