@@ -1,6 +1,6 @@
 #pragma once
 // What is computed, and how much work is it?
-// Sizes and the interface that every contender implements; knows neither heed nor Eigen.
+// Sizes and the interfaces that every contender implements; knows neither heed nor Eigen.
 
 #include <algorithm>
 #include <cstddef>
@@ -30,6 +30,8 @@ struct Problem {
     [[nodiscard]] double flops() const {
         return 4.0 * static_cast<double>(B * H * D) * visible_pairs();
     }
+    /// Of the way back: five products, of which one computes the scores anew.
+    [[nodiscard]] double backward_flops() const { return 2.5 * flops(); }
 
     [[nodiscard]] Size query_count() const { return B * H * Lq * D; }
     [[nodiscard]] Size key_count() const { return B * H * Lk * D; }
@@ -42,6 +44,45 @@ class Attention {
   public:
     virtual ~Attention() = default;
     virtual void run(const T* q, const T* k, const T* v, T* out) = 0;
+    [[nodiscard]] virtual std::size_t scratch_bytes() const = 0;
+};
+
+/// Which bias is added to the scores?
+enum class Bias {
+    none,
+    t5,    ///< T5's table of relative positions [t5_buckets, H], for both directions
+    full,  ///< a number for each score [H,Lq,Lk]
+};
+inline constexpr Size t5_buckets = 32, t5_max_distance = 128;
+
+template <class T>
+struct BiasTensors {
+    Bias kind = Bias::none;
+    const T* values = nullptr;
+    T* gradient = nullptr;  ///< null: not wanted
+
+    /// Of a bias of this kind.
+    [[nodiscard]] static Size count(const Problem& p, Bias kind) {
+        return kind == Bias::none ? 0 : p.H * (kind == Bias::t5 ? t5_buckets : p.Lq * p.Lk);
+    }
+};
+
+/// What the way back reads and writes, contiguous; lse is [B,H,Lq], all others are as in Problem.
+/// out and lse are left by the forward pass of those who need them.
+template <class T>
+struct BackwardTensors {
+    const T *q, *k, *v, *d_out;
+    T *out, *lse;
+    T *dq, *dk, *dv;
+    BiasTensors<T> bias = {};
+};
+
+/// One way to compute gradients. Its construction is the forward pass, which leaves what this way
+/// needs.
+class BackwardPass {
+  public:
+    virtual ~BackwardPass() = default;
+    virtual void run() = 0;
     [[nodiscard]] virtual std::size_t scratch_bytes() const = 0;
 };
 

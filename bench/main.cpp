@@ -23,7 +23,7 @@ Times heed beside plain Eigen, in rounds that run all benchmarks in random order
 checked once before it is timed. Prints tables (Markdown) to standard output; bench/README.md says
 what their columns mean. The environment variable HEED_ISA chooses a lesser instruction set.
 
-  --quick                        fewer sizes, three rounds: under two minutes
+  --quick                        fewer sizes, three rounds: some two minutes
   --series=FILE                  write the numbers for bench/plot.gp
   --help                         show this
 
@@ -134,6 +134,7 @@ int run(const Options& options, const char* program) {
     for (const auto& [key, value] : circumstances()) benchmark::AddCustomContext(key, value);
     bench::Report report;
     bench::add_forward_benchmarks(options.extent, report);
+    bench::add_backward_benchmarks(options.extent, report);
     if (options.extent == bench::Extent::full) bench::add_tile_benchmarks(report);
     std::vector<std::string> arguments = benchmark_arguments(options, program);
     if (!initialize(arguments)) return 2;

@@ -12,7 +12,17 @@ std::unique_ptr<Attention<T>> make_native_eigen(const Problem& problem) {
     return std::make_unique<PlainEigen<T>>(problem);
 }
 
+template <class T>
+std::unique_ptr<BackwardPass> make_native_eigen_backward(const Problem& problem,
+                                                         const BackwardTensors<T>& tensors) {
+    return std::make_unique<PlainEigenBackward<T>>(problem, tensors);
+}
+
 template std::unique_ptr<Attention<float>> make_native_eigen(const Problem& problem);
 template std::unique_ptr<Attention<double>> make_native_eigen(const Problem& problem);
+template std::unique_ptr<BackwardPass> make_native_eigen_backward(const Problem& problem,
+                                                                  const BackwardTensors<float>&);
+template std::unique_ptr<BackwardPass> make_native_eigen_backward(const Problem& problem,
+                                                                  const BackwardTensors<double>&);
 
 }  // namespace bench

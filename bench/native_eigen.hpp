@@ -13,4 +13,8 @@ template <class T>
 [[gnu::visibility("default"), nodiscard]] std::unique_ptr<Attention<T>> make_native_eigen(
     const Problem& problem);
 
+template <class T>
+[[gnu::visibility("default"), nodiscard]] std::unique_ptr<BackwardPass> make_native_eigen_backward(
+    const Problem& problem, const BackwardTensors<T>& tensors);
+
 }  // namespace bench

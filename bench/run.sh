@@ -7,10 +7,10 @@ build=$1
 here=$(dirname "$0")
 
 quick=()
-duration="about ten minutes"
+duration="some twenty minutes"
 if [[ ${QUICK:-0} != 0 ]]; then
     quick=(--quick)
-    duration="about a minute"
+    duration="some two minutes"
 fi
 
 echo "bench: this takes $duration; the fewer other programs run meanwhile, the better." >&2

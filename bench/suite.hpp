@@ -13,6 +13,9 @@ enum class Extent { full, quick };
 /// result is a failure of the report, and not timed. The report must outlive the runs.
 void add_forward_benchmarks(Extent extent, Report& report);
 
+/// Gradients of attention by length, head size, threads and bias; the same rules.
+void add_backward_benchmarks(Extent extent, Report& report);
+
 /// The kernels that the tiles of attention are made of, one by one.
 void add_tile_benchmarks(Report& report);
 

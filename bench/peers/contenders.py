@@ -19,51 +19,109 @@ import contest
 @dataclasses.dataclass
 class Contender:
     call: Callable  # computes once; this is what is timed
-    output: Callable  # the result of a call, a float tensor [1, H, L, D]
+    results: Callable  # those of a call by name, float tensors [1, H, L, D]
+
+
+@dataclasses.dataclass
+class Exact:
+    """A part of a result in double."""
+
+    part_of: Callable  # of a tensor [1, H, L, D]
+    expected: torch.Tensor
+    tolerance: float
 
 
 class Inputs:
-    """Normal random q, k and v [1, H, L, D], contiguous, and exact results for some rows."""
+    """Normal random q, k, v and d_out [1, H, L, D], contiguous, and exact results for a part."""
 
     def __init__(self, case, seed):
         random = torch.Generator().manual_seed(seed)
         shape = (1, case.heads, case.length, case.head_dim)
         self.case = case
-        self.q, self.k, self.v = (torch.randn(shape, generator=random) for _ in range(3))
+        self.q, self.k, self.v, self.d_out = (torch.randn(shape, generator=random)
+                                              for _ in range(4))
         more = torch.randint(case.length, (64 // case.heads,), generator=random)
         # The first and the last row, where masks go wrong, and others: some 64 of all heads.
         self.rows = torch.cat([torch.tensor([0, case.length - 1]), more]).unique()
 
-    def exact_rows(self):
-        """The output at self.rows in double, by the formula, and the tolerance for float."""
-        scores = self.q[:, :, self.rows].double() @ self.k.double().mT / self.case.head_dim**0.5
+    def exact(self):
+        """Of each result, by name."""
+        return self._exact_gradients() if self.case.training else {"out": self._exact_rows()}
+
+    def _scores(self, q, k, rows):
+        """Of queries at these positions, in double."""
+        scores = q.double() @ k.double().mT / self.case.head_dim**0.5
         if self.case.causal:
-            hidden = torch.arange(self.case.length) > self.rows[:, None]
-            scores.masked_fill_(hidden, -torch.inf)
-        output = scores.softmax(-1) @ self.v.double()
-        largest_score = scores[scores.isfinite()].abs().max().item()
-        return output, contest.tolerance(self.case, largest_score, self.v.abs().max().item())
+            scores.masked_fill_(torch.arange(self.case.length) > rows[:, None], -torch.inf)
+        return scores
+
+    def _exact_rows(self):
+        """Some rows of the output of all heads, by the formula."""
+        scores = self._scores(self.q[:, :, self.rows], self.k, self.rows)
+        allowed = contest.tolerance(self.case, _largest(scores), _largest(self.v))
+        return Exact(lambda out: out[:, :, self.rows], scores.softmax(-1) @ self.v.double(),
+                     allowed)
+
+    def _exact_gradients(self):
+        """All gradients of the first and the last head, by the formula."""
+        heads = sorted({0, self.case.heads - 1})
+        one_head = [self._head_gradients(head) for head in heads]
+        largest = contest.Magnitudes(*(max(values) for values in
+                                       zip(*(dataclasses.astuple(m) for _, m in one_head))))
+        allowed = contest.gradient_tolerances(self.case, largest)
+        return {name: Exact(lambda gradient: gradient[0, heads],
+                            torch.stack([gradients[name] for gradients, _ in one_head]),
+                            allowed[name]) for name in allowed}
+
+    def _head_gradients(self, head):
+        """Gradients by name, and magnitudes; some queries at a time, to save memory."""
+        q, k, v, d_out = (x[0, head].double() for x in (self.q, self.k, self.v, self.d_out))
+        scale = self.case.head_dim**-0.5
+        dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+        key_weights = torch.zeros(self.case.length, dtype=torch.float64)
+        largest_score = largest_d_weight = 0.0
+        for rows in torch.arange(self.case.length).split(256):
+            scores = self._scores(q[rows], k, rows)
+            weights, d_weights = scores.softmax(-1), d_out[rows] @ v.mT
+            d_scores = weights * (d_weights - (weights * d_weights).sum(-1, keepdim=True))
+            dq[rows] = scale * d_scores @ k
+            dk += scale * d_scores.mT @ q[rows]
+            dv += weights.mT @ d_out[rows]
+            key_weights += weights.sum(0)
+            largest_score = max(largest_score, _largest(scores))
+            largest_d_weight = max(largest_d_weight, _largest(d_weights))
+        largest = contest.Magnitudes(largest_score, largest_d_weight, _largest(key_weights),
+                                     _largest(q), _largest(k), _largest(d_out))
+        return {"dq": dq, "dk": dk, "dv": dv}, largest
+
+
+def _largest(values):
+    """The largest magnitude of those that are finite."""
+    return values[values.isfinite()].abs().max().item()
 
 
 def check(contenders, inputs):
-    """The largest difference of each contender from the exact result, and the tolerance. All
-    elements are compared with the first contender's, some rows with exact ones. Throws
+    """The largest differences of each contender from the exact results, and the tolerances, by
+    result. All elements are compared with the first contender's, a part with exact ones. Throws
     Disagreement."""
-    exact, allowed = inputs.exact_rows()
-    expected = exact.flatten().tolist()
-    differences, first = {}, None
+    case, exact = inputs.case, inputs.exact()
+    differences, first = {what: {} for what in exact}, None
     for name, contender in contenders.items():
-        output = contender.output()
-        if output.shape != inputs.q.shape:
-            raise contest.Disagreement(f"{inputs.case}: {name} returns {tuple(output.shape)}")
-        rows = output[:, :, inputs.rows].flatten().tolist()
-        differences[name] = contest.largest_difference(rows, expected)
-        first = output if first is None else first
-        # Both may be wrong by what is allowed.
-        contest.require_agreement(inputs.case, {name: (output - first).abs().max().item()},
-                                  2 * allowed)
-    contest.require_agreement(inputs.case, differences, allowed)
-    return differences, allowed
+        results = contender.results()
+        first = first or results
+        for what, part in exact.items():
+            result = results[what]
+            if result.shape != inputs.q.shape:
+                raise contest.Disagreement(f"{case}: {what} of {name} is {tuple(result.shape)}")
+            differences[what][name] = contest.largest_difference(
+                part.part_of(result).flatten().tolist(), part.expected.flatten().tolist())
+            # Both may be wrong by what is allowed.
+            contest.require_agreement(case, what,
+                                      {name: (result - first[what]).abs().max().item()},
+                                      2 * part.tolerance)
+    for what, part in exact.items():
+        contest.require_agreement(case, what, differences[what], part.tolerance)
+    return differences, {what: part.tolerance for what, part in exact.items()}
 
 
 # --- heed ---------------------------------------------------------------------------------------
@@ -75,6 +133,12 @@ class _Problem(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("q", "k", "v", "out")]
     _fields_ += [(name, ctypes.c_int64) for name in ("B", "H", "L", "D")]
     _fields_ += [("causal", ctypes.c_int32)]
+
+
+class _Gradients(ctypes.Structure):
+    """HeedPeerGradients of heed_peer.cpp."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("d_out", "dq", "dk", "dv")]
 
 
 class HeedError(Exception):
@@ -92,6 +156,7 @@ class Heed:
         library.heed_peer_open.argtypes = [ctypes.c_int32]
         library.heed_peer_close.argtypes = [ctypes.c_void_p]
         library.heed_peer_attention.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        library.heed_peer_training.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
         library.heed_peer_fma_peak.argtypes = [ctypes.c_void_p, ctypes.c_double, ctypes.c_void_p]
         self._peers = {}
 
@@ -121,37 +186,60 @@ class Heed:
 
     def contender(self, inputs):
         case, out = inputs.case, torch.empty_like(inputs.q)
-        problem = _Problem(inputs.q.data_ptr(), inputs.k.data_ptr(), inputs.v.data_ptr(),
-                           out.data_ptr(), 1, case.heads, case.length, case.head_dim, case.causal)
-        problem.memory = inputs, out  # must live as long as their addresses are in use
-        peer, attend = ctypes.c_void_p(self._peer(case.threads)), self._library.heed_peer_attention
-        reference = ctypes.byref(problem)
+        problem = _Problem(*_addresses(inputs.q, inputs.k, inputs.v, out), 1, case.heads,
+                           case.length, case.head_dim, case.causal)
+        peer, reference = ctypes.c_void_p(self._peer(case.threads)), ctypes.byref(problem)
+        if case.training:
+            results = {name: torch.empty_like(inputs.q) for name in ("dq", "dk", "dv")}
+            gradients = _Gradients(*_addresses(inputs.d_out, *results.values()))
+            arguments = peer, reference, ctypes.byref(gradients)
+            compute = self._library.heed_peer_training
+        else:
+            results = {"out": out}
+            arguments, compute = (peer, reference), self._library.heed_peer_attention
+        problem.memory = inputs, out, results  # must live as long as their addresses are in use
 
         def call():
-            if attend(peer, reference):
+            if compute(*arguments):
                 self._fail()
 
-        def output():
-            out.fill_(torch.nan)
+        def fresh_results():
+            for result in results.values():
+                result.fill_(torch.nan)
             call()
-            return out
+            return results
 
-        return Contender(call, output)
+        return Contender(call, fresh_results)
+
+
+def _addresses(*tensors):
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 # --- The peers ----------------------------------------------------------------------------------
 
 
 def pytorch(inputs):
-    """It has no way to take an output tensor, so it allocates one for each call."""
-    q, k, v, causal = inputs.q, inputs.k, inputs.v, inputs.case.causal
-    torch.set_num_threads(inputs.case.threads)
-    attend = torch.nn.functional.scaled_dot_product_attention
+    """It has no way to take an output tensor, so it allocates one for each call, in training for
+    each gradient too."""
+    case, attend = inputs.case, torch.nn.functional.scaled_dot_product_attention
+    torch.set_num_threads(case.threads)
+    q, k, v = (x.detach().requires_grad_(case.training) for x in (inputs.q, inputs.k, inputs.v))
 
-    def call():
-        return attend(q, k, v, is_causal=causal)
+    def forward():
+        return attend(q, k, v, is_causal=case.causal)
 
-    return Contender(call, call)
+    def training():
+        q.grad = k.grad = v.grad = None  # else gradients are added to those of the last call
+        forward().backward(inputs.d_out)
+
+    def gradients():
+        training()
+        return {"dq": q.grad, "dk": k.grad, "dv": v.grad}
+
+    if case.training:
+        return Contender(training, gradients)
+    return Contender(forward, lambda: {"out": forward()})
 
 
 def _attention_model(case):
@@ -193,13 +281,13 @@ def onnx_runtime(inputs, spinning=True):
     def call():
         session.run_with_iobinding(binding)
 
-    def output():
+    def results():
         out.fill(numpy.nan)
         call()
         by_position = torch.from_numpy(out).view(1, case.length, case.heads, case.head_dim)
-        return by_position.transpose(1, 2).contiguous()
+        return {"out": by_position.transpose(1, 2).contiguous()}
 
-    return Contender(call, output)
+    return Contender(call, results)
 
 
 def versions():

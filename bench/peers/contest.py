@@ -10,18 +10,22 @@ import statistics
 import time
 
 HEED = "heed"
+FORWARD, TRAINING = "forward", "training"
+UNIT_ROUNDOFF = 2.0**-24  # of float
 FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 3, 7, 15
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Self-attention of one batch: queries, keys and values [1, heads, length, head_dim]."""
+    """Self-attention of one batch: queries, keys and values [1, heads, length, head_dim]. In
+    training, the forward pass and the way back, with the gradients of all three."""
 
     length: int
     heads: int
     head_dim: int
     causal: bool
     threads: int
+    training: bool = False
 
     @property
     def visible_pairs(self):
@@ -31,24 +35,29 @@ class Case:
 
     @property
     def flops(self):
-        """Of both products, over visible pairs alone."""
-        return 4 * self.heads * self.head_dim * self.visible_pairs
+        """Of both products, over visible pairs alone; the way back has five more."""
+        products = 7 if self.training else 2
+        return 2 * products * self.heads * self.head_dim * self.visible_pairs
 
     @property
     def score_bytes(self):
         """Of the matrix of scores, for those who keep it."""
         return 4 * self.heads * self.length**2
 
+    @property
+    def pass_name(self):
+        return TRAINING if self.training else FORWARD
+
     def __str__(self):
         mask = "causal" if self.causal else "full"
-        return (f"L={self.length} H={self.heads} D={self.head_dim} {mask} "
+        return (f"{self.pass_name} L={self.length} H={self.heads} D={self.head_dim} {mask} "
                 f"threads={self.threads}")
 
 
-def grid(lengths, heads, head_dims, causal, threads):
+def grid(lengths, heads, head_dims, causal, threads, training):
     """All combinations, the cheapest first."""
     cases = {Case(*values) for values in itertools.product(lengths, heads, head_dims, causal,
-                                                           threads)}
+                                                           threads, training)}
     return sorted(cases, key=lambda case: (case.flops, dataclasses.astuple(case)))
 
 
@@ -59,12 +68,39 @@ class Disagreement(Exception):
     """A contender computes something else."""
 
 
+def _roundings(case, largest_score):
+    """What a weight suffers, in unit roundoffs: a score is a sum of head_dim roundings, a sum over
+    keys one of `length`, which are taken as random."""
+    return math.sqrt(case.head_dim) * largest_score + math.sqrt(case.length)
+
+
 def tolerance(case, largest_score, largest_value):
-    """How far a float result may be from the exact one: a score is a sum of head_dim roundings, an
-    output one of `length`, which are taken as random. Wrong masks or scales are far outside."""
-    unit_roundoff = 2.0**-24
-    roundings = math.sqrt(case.head_dim) * largest_score + math.sqrt(case.length)
-    return unit_roundoff * roundings * largest_value
+    """How far a float output may be from the exact one. Wrong masks or scales are far outside."""
+    return UNIT_ROUNDOFF * _roundings(case, largest_score) * largest_value
+
+
+@dataclasses.dataclass
+class Magnitudes:
+    """The largest ones on the way back."""
+
+    score: float
+    d_weight: float  # of d_out . v
+    key_weights: float  # all weights that queries give to one key, added up
+    q: float
+    k: float
+    d_out: float
+
+
+def gradient_tolerances(case, largest):
+    """How far float gradients may be from the exact ones, by name. The gradient of a score is its
+    weight times a difference of two numbers like d_weight, each a sum of head_dim roundings; the
+    weights of a query add up to 1, those of a key to key_weights."""
+    of_weight = UNIT_ROUNDOFF * _roundings(case, largest.score)
+    of_score = 2 * largest.d_weight * (of_weight + UNIT_ROUNDOFF * math.sqrt(case.head_dim))
+    of_score /= math.sqrt(case.head_dim)  # the scale
+    return {"dq": of_score * largest.k,
+            "dk": of_score * largest.key_weights * largest.q,
+            "dv": of_weight * largest.key_weights * largest.d_out}
 
 
 def largest_difference(actual, expected):
@@ -76,14 +112,14 @@ def largest_difference(actual, expected):
     return math.nan if any(map(math.isnan, differences)) else max(differences, default=0.0)
 
 
-def require_agreement(case, differences, allowed):
-    """`differences`: of each contender, by name. Throws Disagreement unless all are allowed; NaN
-    never is."""
+def require_agreement(case, what, differences, allowed):
+    """`differences`: of this result of each contender, by name. Throws Disagreement unless all are
+    allowed; NaN never is."""
     wrong = [f"{name} by {difference:.3g}" for name, difference in differences.items()
              if not difference <= allowed]
     if wrong:
-        raise Disagreement(f"{case}: differs from the exact result by more than {allowed:.3g}: "
-                           + ", ".join(wrong))
+        raise Disagreement(f"{case}: {what} differs from the exact result by more than "
+                           f"{allowed:.3g}: {', '.join(wrong)}")
 
 
 # --- How long does it take? ---------------------------------------------------------------------
@@ -147,8 +183,9 @@ class Row:
     case: Case
     seconds: dict  # of each contender, heed included: seconds of a call, for each round
     peaks: list  # FLOP/s of multiply-adds alone, for each round
-    differences: dict = dataclasses.field(default_factory=dict)  # of each contender's result
-    tolerance: float = math.nan
+    # Of each contender from the exact results, and what was allowed, both by result.
+    differences: dict = dataclasses.field(default_factory=dict)
+    tolerances: dict = dataclasses.field(default_factory=dict)
 
     @property
     def rounds(self):

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Is heed faster than PyTorch and ONNX Runtime? Runs all three in turn, in one process.
+"""Is heed faster than PyTorch and ONNX Runtime? Runs all three in turn, in one process: the forward
+pass, and forward and backward together (ONNX Runtime has no backward).
 
 Checks that the results agree, then writes peers.md, peers.json and, if gnuplot is installed,
-peers.png. `make peers` builds what it needs and runs it.
+peers.png and peers_training.png. `make peers` builds what it needs and runs it.
 """
 
 import argparse
@@ -29,12 +30,14 @@ GRID = {
     "causal": [False, True],
     "threads": [1, 2],
 }
+PASSES = {contest.FORWARD: [False], contest.TRAINING: [True], "both": [False, True]}
 QUICK_GRID = {**GRID, "lengths": [32, 128, 197, 512], "heads": [1, 12]}
 NOTES = {
-    "work": "B=1, forward, float; only visible pairs count as work, under a causal mask too",
+    "work": "B=1, float; only visible pairs count as work, under a causal mask too; training is "
+            "forward and backward, with the gradients of q, k and v: seven products beside two",
     "layout": "heed and PyTorch are given contiguous [B,H,L,D], ONNX Runtime [B,L,H*D], the layout "
-              "of its operator; PyTorch allocates its output, the others fill one that they are "
-              "given",
+              "of its operator; PyTorch allocates its output and gradients, the others fill those "
+              "that they are given",
     "time": "median of rounds, calls from Python included; CPU time of the process for one thread, "
             "wall clock for several; each runs when the threads of the others sleep",
 }
@@ -62,12 +65,14 @@ def parsed(arguments):
         parser.add_argument("--" + name.replace("_", "-"), type=numbers, metavar="N,N",
                             help=f"default: {','.join(map(str, GRID[name]))}")
     parser.add_argument("--causal", type=masks, metavar="no,yes", help="default: no,yes")
+    parser.add_argument("--pass", dest="passes", choices=PASSES, default="both",
+                        help="training is forward and backward together (default: both)")
     parser.add_argument("--minutes", type=float, default=float("inf"),
                         help="start no row after so many minutes; rows begin with the cheapest")
     parser.add_argument("--row-seconds", type=float,
                         help="time for the rounds of one row, within "
                              f"{contest.FEWEST_ROUNDS} to {contest.MOST_ROUNDS} rounds "
-                             "(default: 20; quick: 1)")
+                             "(default: 10; quick: 1)")
     parser.add_argument("--timing-ms", type=float,
                         help="calls are repeated until they take so long (default: 10; quick: 3)")
     parser.add_argument("--no-spinning", action="store_true",
@@ -81,7 +86,7 @@ def parsed(arguments):
     if not options.library.exists():
         parser.error(f"there is no {options.library}; `make peers` builds it")
     defaults = {**(QUICK_GRID if options.quick else GRID),
-                "row_seconds": 1 if options.quick else 20,
+                "row_seconds": 1 if options.quick else 10,
                 "timing_ms": 3 if options.quick else 10}
     for name, value in defaults.items():
         if getattr(options, name) is None:
@@ -129,6 +134,8 @@ class Comparison:
         """All that can run this case, by name."""
         contenders, case = self.contenders, inputs.case
         field = {contest.HEED: self.heed.contender(inputs), "PyTorch": contenders.pytorch(inputs)}
+        if case.training:
+            return field
         # Under a causal mask, ONNX Runtime keeps all scores, and some copies of the inputs.
         if case.causal and 1.3 * case.score_bytes > available_bytes():
             self.notes.append(f"ONNX Runtime at {case}: too little memory for its scores")
@@ -137,14 +144,15 @@ class Comparison:
         return field
 
     def measured(self, case):
-        inputs = self.contenders.Inputs(case, self.options.seed)
-        field = self.field(inputs)
-        differences, allowed = self.contenders.check(field, inputs)
-        row = contest.measure(case, {name: contender.call for name, contender in field.items()},
-                              functools.partial(self.heed.fma_peak, case.threads),
-                              row_seconds=self.options.row_seconds,
-                              at_least=self.options.timing_ms / 1e3)
-        row.differences, row.tolerance = differences, allowed
+        with self.contenders.torch.inference_mode(not case.training):
+            inputs = self.contenders.Inputs(case, self.options.seed)
+            field = self.field(inputs)
+            differences, allowed = self.contenders.check(field, inputs)
+            row = contest.measure(case, {name: contender.call for name, contender in field.items()},
+                                  functools.partial(self.heed.fma_peak, case.threads),
+                                  row_seconds=self.options.row_seconds,
+                                  at_least=self.options.timing_ms / 1e3)
+        row.differences, row.tolerances = differences, allowed
         return row
 
     def run(self, cases):
@@ -177,29 +185,37 @@ class Comparison:
 
 
 def draw(rows, folder):
-    """peers.png, if that is possible; returns what was drawn."""
-    def words(name):
-        return " ".join(map(str, sorted({getattr(row.case, name) for row in rows})))
-
+    """A picture of each pass, if that is possible; returns what was drawn."""
     if not shutil.which("gnuplot"):
         print("peers: no plot, because gnuplot is not installed", file=sys.stderr)
         return []
-    values = {"series": folder / "peers.dat", "picture": folder / "peers.png",
+    pictures = {contest.FORWARD: "peers.png", contest.TRAINING: "peers_training.png"}
+    drawn = []
+    for name, picture in pictures.items():
+        if of_pass := [row for row in rows if row.case.pass_name == name]:
+            draw_pass(name, of_pass, folder, picture)
+            drawn.append(picture)
+    return drawn
+
+
+def draw_pass(name, rows, folder, picture):
+    def words(field):
+        return " ".join(map(str, sorted({getattr(row.case, field) for row in rows})))
+
+    values = {"pass": name, "series": folder / "peers.dat", "picture": folder / picture,
               "head_dims": words("head_dim"), "threads": words("threads"), "heads": words("heads")}
-    settings = "; ".join(f"{name}='{value}'" for name, value in values.items())
+    settings = "; ".join(f"{key}='{value}'" for key, value in values.items())
     subprocess.run(["gnuplot", "-e", settings, HERE / "plot.gp"], check=True)
-    return ["peers.png"]
 
 
 def main(arguments=None):
     options = parsed(arguments)
     comparison = Comparison(options)
     cases = contest.grid(options.lengths, options.heads, options.head_dims, options.causal,
-                         options.threads)
+                         options.threads, PASSES[options.passes])
     gc.disable()
     try:
-        with comparison.contenders.torch.inference_mode():
-            comparison.run(cases)
+        comparison.run(cases)
     except contest.Disagreement as wrong:
         print(f"peers: {wrong}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 # Draws the ratios that peers.py wrote:
-#   gnuplot -e "series='FILE'; picture='FILE.png'; head_dims='64 128'; threads='1 2'; heads='1 12'" \
-#       bench/peers/plot.gp
+#   gnuplot -e "pass='forward'; series='FILE'; picture='FILE.png'; head_dims='64 128'; \
+#       threads='1 2'; heads='1 12'" bench/peers/plot.gp
 columns = words(threads)
 set terminal pngcairo size 750 * columns, 100 + 500 * words(head_dims) \
     font "DejaVu Sans,12" background "white"
@@ -19,7 +19,9 @@ array masks[2] = ["full", "causal"]
 
 set multiplot layout words(head_dims), columns margins 0.11 / columns, 0.98, 0.1, 0.88 \
     spacing 0.14 / columns, 0.15 \
-    title "heed beside PyTorch and ONNX Runtime: attention forward, float\nbelow 1, heed is the fastest" \
+    title sprintf("heed beside %s: attention %s, float\nbelow 1, heed is the fastest", \
+        pass eq "forward" ? "PyTorch and ONNX Runtime" : "PyTorch", \
+        pass eq "forward" ? pass : "forward and backward") \
     font ",15"
 unset key
 do for [d in head_dims] {
@@ -31,7 +33,7 @@ do for [d in head_dims] {
         set title sprintf("{/:Bold D=%s, %s thread%s}", d, t, t eq "1" ? "" : "s")
         plot 1 with lines lc rgb "#000000" lw 2 notitle, \
             for [m = 0:1] for [i = 1:words(heads)] \
-            series index sprintf("%s %s %d %s", d, t, m, word(heads, i)) using 1:2 \
+            series index sprintf("%s %s %s %d %s", pass, d, t, m, word(heads, i)) using 1:2 \
             with linespoints lc rgb colours[m + 1] lw 1.5 pt 2 * i + 3 ps 1.1 \
             title sprintf("%s, H=%s", masks[m + 1], word(heads, i))
     }

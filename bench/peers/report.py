@@ -27,7 +27,7 @@ def aligned(table):
 
 def cells_of(row, peers):
     case = row.case
-    cells = [str(case.length), str(case.heads), str(case.head_dim),
+    cells = [case.pass_name, str(case.length), str(case.heads), str(case.head_dim),
              "yes" if case.causal else "no", str(case.threads),
              f"{row.ratio:.3f}", f"{row.spread:.3f}", seconds_text(row.median(HEED))]
     cells += [f"{row.speed_up(peer):.2f}" if peer in row.peers else "-" for peer in peers]
@@ -39,7 +39,7 @@ def cells_of(row, peers):
 def table(rows):
     """One line for each row, the worst first."""
     peers = list(dict.fromkeys(peer for row in rows for peer in row.peers))
-    header = ["L", "H", "D", "causal", "threads", "heed / fastest", "±", "heed"]
+    header = ["pass", "L", "H", "D", "causal", "threads", "heed / fastest", "±", "heed"]
     header += [f"x {peer}" for peer in peers]
     header += [f"{name} % of peak" for name in [HEED, *peers]]
     header += ["rounds"]
@@ -47,12 +47,13 @@ def table(rows):
 
 
 def summary(rows):
+    """A sentence or two of one pass."""
     ratios = [row.ratio for row in rows]
     ahead = sum(ratio < 1 for ratio in ratios)
     few = sum(row.rounds < USUAL_ROUNDS for row in rows)
-    text = (f"heed is the fastest in {ahead} of {len(rows)} rows; heed's time over the fastest "
-            f"peer's: worst {max(ratios):.3f}, median {statistics.median(ratios):.3f}, best "
-            f"{min(ratios):.3f}.")
+    text = (f"{rows[0].case.pass_name}: heed is the fastest in {ahead} of {len(rows)} rows; heed's "
+            f"time over the fastest peer's: worst {max(ratios):.3f}, median "
+            f"{statistics.median(ratios):.3f}, best {min(ratios):.3f}.")
     if few:
         text += (f" Rows of fewer than {USUAL_ROUNDS} rounds, but at least {FEWEST_ROUNDS}, because "
                  f"they take long: {few}, see the last column.")
@@ -67,11 +68,13 @@ def peak_text(rows, threads):
 
 def markdown(rows, about, notes):
     """`about`: facts of this run by name; `notes`: what could not be measured, and why."""
+    summaries = [summary([row for row in rows if row.case.pass_name == name])
+                 for name in sorted({row.case.pass_name for row in rows})]
     lines = [f"- {name}: {value}" for name, value in about.items()]
     lines += ["- FMA peak, " + "; ".join(peak_text(rows, threads) for threads in
                                          sorted({row.case.threads for row in rows}))]
     lines += [f"- not measured: {note}" for note in notes]
-    return "\n".join([summary(rows), "", *lines, "", table(rows), ""])
+    return "\n".join(["\n\n".join(summaries), "", *lines, "", table(rows), ""])
 
 
 def as_json(rows, about, notes):
@@ -81,16 +84,16 @@ def as_json(rows, about, notes):
                 "spread": row.spread, "fastest_peer": row.fastest_peer, "rounds": row.rounds,
                 "seconds": row.seconds, "fma_peak": row.peaks,
                 "of_peak": {name: row.of_peak(name) for name in row.seconds},
-                "differences": row.differences, "tolerance": row.tolerance}
+                "differences": row.differences, "tolerances": row.tolerances}
     return {"about": about, "not_measured": notes, "rows": [of(row) for row in worst_first(rows)]}
 
 
 def plot_series(rows):
-    """For bench/peers/plot.gp: lines of L and ratio below `# D threads causal H`."""
+    """For bench/peers/plot.gp: lines of L and ratio below `# pass D threads causal H`."""
     series = {}
     for row in rows:
         case = row.case
-        key = (case.head_dim, case.threads, int(case.causal), case.heads)
+        key = (case.pass_name, case.head_dim, case.threads, int(case.causal), case.heads)
         series.setdefault(key, []).append((case.length, row.ratio))
     blocks = []
     for key, points in sorted(series.items()):

@@ -65,26 +65,6 @@ void for_random_cases(int cases, const Law& law) {
     }
 }
 
-/// The bucket by comparing powers, without the logarithm of a quotient: the largest bucket of which
-/// (distance / exact)^large >= (max_distance / exact)^step.
-inline Index t5_bucket(Index ahead, Index num_buckets, bool bidirectional, Index max_distance) {
-    const Index n = bidirectional ? num_buckets / 2 : num_buckets, exact = n / 2;
-    Index distance = ahead < 0 ? -ahead : ahead;
-    if (!bidirectional && ahead > 0) distance = 0;
-    Index bucket = distance;
-    if (distance >= exact) {
-        const auto over = [&](Index x) {
-            return std::log2(static_cast<long double>(x) / static_cast<long double>(exact));
-        };
-        bucket = exact;
-        while (bucket + 1 < n &&
-               static_cast<long double>(n - exact) * over(distance) + 1e-12L >=
-                   static_cast<long double>(bucket + 1 - exact) * over(max_distance))
-            ++bucket;
-    }
-    return bidirectional && ahead > 0 ? bucket + n : bucket;
-}
-
 /// The score function among the random masks.
 struct Tilt {
     double slope;
@@ -314,7 +294,7 @@ struct RandomRelatives {
                label_of_key[static_cast<std::size_t>(k)];
     }
     [[nodiscard]] Index t5_row(Index position, Index k) const {
-        return t5_bucket(k - position, buckets, both_directions, max_distance);
+        return oracle::t5_bucket(k - position, buckets, both_directions, max_distance);
     }
     [[nodiscard]] double t5_bias(Index position, Index h, Index k) const {
         return static_cast<double>(t5(t5_row(position, k), h));

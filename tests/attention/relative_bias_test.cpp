@@ -147,7 +147,7 @@ TEST(T5Bias, AgreesWithTheOracle) {
         rules.softcap = cap;
         rules.modify = [&](double score, Index, Index h, Index q, Index k) {
             return score + static_cast<double>(
-                               table(attend::t5_bucket(k - q - offset, rows, both, most), h));
+                               table(oracle::t5_bucket(k - q - offset, rows, both, most), h));
         };
         rules.visible = [&](Index, Index, Index q, Index k) {
             return k <= q + offset && k >= q + offset - left;

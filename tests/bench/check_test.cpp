@@ -4,10 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
+#include "../../bench/check_backward.hpp"
 #include "../../bench/plain_eigen.hpp"
 
 namespace {
 
+using bench::Bias;
 using bench::Problem;
 using bench::Size;
 
@@ -74,6 +78,185 @@ TEST(BenchProblem, CountsVisiblePairs) {
     EXPECT_EQ(pairs(4, 2, true, 0), 7);   // 1 + 2 + 2 + 2
     EXPECT_EQ((Problem{.B = 2, .H = 3, .Lq = 4, .Lk = 4, .D = 8, .causal = true}.flops()),
               4 * 2 * 3 * 8 * 10);
+    EXPECT_EQ((Problem{.B = 2, .H = 3, .Lq = 4, .Lk = 4, .D = 8, .causal = true}.backward_flops()),
+              10 * 2 * 3 * 8 * 10);
+}
+
+// --- Gradients ----------------------------------------------------------------------------------
+
+/// Random inputs of the way back, and what plain Eigen makes of them. With T5's table Eigen gets
+/// the bias of each score.
+template <class T>
+struct BackwardComputed {
+    BackwardComputed(const Problem& problem, const Problem& computed, Bias kind = Bias::none)
+        : p(problem),
+          q(normals(p.query_count())),
+          d_out(normals(p.query_count())),
+          k(normals(p.key_count())),
+          v(normals(p.key_count())),
+          bias(normals(bench::BiasTensors<T>::count(p, kind))),
+          scores(kind == Bias::none ? 0 : static_cast<std::size_t>(p.H * p.Lq * p.Lk)),
+          dq(q.size()),
+          dk(k.size()),
+          dv(k.size()),
+          d_bias(bias.size()),
+          d_scores(scores.size()) {
+        for_each_score(kind, [&](std::size_t score, std::size_t at) { scores[score] = bias[at]; });
+        auto eigen = tensors(Bias::none);
+        if (kind != Bias::none) eigen.bias = {Bias::full, scores.data(), d_scores.data()};
+        bench::PlainEigenBackward<T>(computed, eigen).run();
+        for_each_score(kind,
+                       [&](std::size_t score, std::size_t at) { d_bias[at] += d_scores[score]; });
+        checked = tensors(kind);
+    }
+    explicit BackwardComputed(const Problem& problem, Bias kind = Bias::none)
+        : BackwardComputed(problem, problem, kind) {}
+
+    [[nodiscard]] bench::BackwardTensors<T> tensors(Bias kind) {
+        return {q.data(),  k.data(),
+                v.data(),  d_out.data(),
+                nullptr,   nullptr,
+                dq.data(), dk.data(),
+                dv.data(), {kind, bias.data(), kind == Bias::none ? nullptr : d_bias.data()}};
+    }
+    [[nodiscard]] bool is_right() const { return bench::check_backward(p, checked).ok; }
+
+    /// Visits each score of each head and its bias.
+    template <class Visit>
+    void for_each_score(Bias kind, const Visit& visit) const {
+        if (kind == Bias::none) return;
+        for (Size h = 0; h < p.H; ++h)
+            for (Size i = 0; i < p.Lq; ++i)
+                for (Size j = 0; j < p.Lk; ++j) {
+                    const Size score = (h * p.Lq + i) * p.Lk + j;
+                    const Size entry = oracle::t5_bucket(j - i, 32, true, 128);
+                    visit(static_cast<std::size_t>(score),
+                          static_cast<std::size_t>(kind == Bias::full ? score : entry * p.H + h));
+                }
+    }
+    std::vector<T> normals(Size count) {
+        return random.normals<T>(static_cast<std::size_t>(count));
+    }
+
+    support::Random random;
+    Problem p;
+    std::vector<T> q, d_out, k, v, bias, scores;
+    std::vector<T> dq, dk, dv, d_bias, d_scores;
+    bench::BackwardTensors<T> checked;
+};
+
+/// Gradients of (sum of output * d_out) by central differences of the oracle.
+struct Differences {
+    explicit Differences(const BackwardComputed<double>& computed)
+        : c(computed),
+          q(oracle::convert<long double>(c.q)),
+          k(oracle::convert<long double>(c.k)),
+          v(oracle::convert<long double>(c.v)),
+          bias(oracle::convert<long double>(c.scores)) {}
+
+    [[nodiscard]] long double loss() const {
+        const Problem& p = c.p;
+        const oracle::Sizes sizes{
+            .B = p.B, .H = p.H, .Hk = p.H, .Lq = p.Lq, .Lk = p.Lk, .D = p.D, .Dv = p.D};
+        oracle::Rules rules;
+        rules.visible = [&](Size, Size, Size i, Size j) {
+            return j >= p.first_key(i) && j < p.end_key(i);
+        };
+        if (!bias.empty())
+            rules.modify = [&](double score, Size, Size h, Size i, Size j) {
+                const Size at = (h * p.Lq + i) * p.Lk + j;
+                return score + static_cast<double>(bias[static_cast<std::size_t>(at)]);
+            };
+        const auto out = oracle::attention(sizes, q, k, v, rules).output;
+        long double sum = 0;
+        for (std::size_t n = 0; n < out.size(); ++n) sum += out[n] * c.d_out[n];
+        return sum;
+    }
+
+    void expect(const char* name, std::vector<long double>& x, const std::vector<double>& actual) {
+        constexpr long double step = 1e-5L;
+        for (std::size_t n = 0; n < x.size(); ++n) {
+            const long double before = x[n];
+            x[n] = before + step;
+            const long double above = loss();
+            x[n] = before - step;
+            const double expected = static_cast<double>((above - loss()) / (2 * step));
+            x[n] = before;
+            ASSERT_NEAR(actual[n], expected, 1e-8 + 1e-6 * std::abs(expected))
+                << name << "[" << n << "]";
+        }
+    }
+
+    const BackwardComputed<double>& c;
+    std::vector<long double> q, k, v, bias;
+};
+
+TEST(BenchPlainEigenBackward, HasTheSlopesOfTheOracle) {
+    for (Problem p : {full, causal, window}) {
+        p.Lq = p.Lk = 5;
+        p.D = 3;
+        p.window = std::min<Size>(p.window, 2);
+        for (Bias kind : {Bias::none, Bias::full}) {
+            const BackwardComputed<double> computed(p, kind);
+            SCOPED_TRACE(computed.random.describe());
+            Differences differences(computed);
+            differences.expect("dq", differences.q, computed.dq);
+            differences.expect("dk", differences.k, computed.dk);
+            differences.expect("dv", differences.v, computed.dv);
+            differences.expect("d_bias", differences.bias, computed.d_scores);
+        }
+    }
+}
+
+TEST(BenchBackwardCheck, AcceptsPlainEigen) {
+    for (const Problem& p : {full, causal, window}) {
+        EXPECT_TRUE(BackwardComputed<float>(p).is_right());
+        EXPECT_TRUE(BackwardComputed<double>(p).is_right());
+    }
+}
+
+TEST(BenchBackwardCheck, RefusesAnotherMask) {
+    EXPECT_FALSE(BackwardComputed<float>(causal, full).is_right());
+    EXPECT_FALSE(BackwardComputed<float>(causal, window).is_right());
+}
+
+TEST(BenchBackwardCheck, RefusesOneWrongElementOfAnyGradientInAnyHead) {
+    BackwardComputed<float> computed(causal);
+    for (auto* gradient : {&computed.dq, &computed.dk, &computed.dv})
+        for (Size head = 0; head < causal.B * causal.H; ++head)
+            for (float wrong : {1e-4f, std::numeric_limits<float>::quiet_NaN()}) {
+                float& element = (*gradient)[static_cast<std::size_t>((head * 40 + 17) * 16 + 3)];
+                const float right = element;
+                element += wrong;
+                EXPECT_FALSE(computed.is_right()) << "head " << head;
+                element = right;
+            }
+    EXPECT_TRUE(computed.is_right());
+}
+
+TEST(BenchBackwardCheck, KnowsTheGradientsOfBiases) {
+    Problem p = full;
+    p.B = 1;
+    for (Bias kind : {Bias::t5, Bias::full}) {
+        BackwardComputed<float> computed(p, kind);
+        EXPECT_TRUE(computed.is_right());
+        for (std::size_t at : {std::size_t{0}, computed.d_bias.size() - 1}) {
+            const float right = computed.d_bias[at];
+            computed.d_bias[at] += 1e-3f;
+            EXPECT_FALSE(computed.is_right()) << at;
+            computed.d_bias[at] = right;
+        }
+        computed.bias[0] += 1;  // the bias itself counts, too
+        EXPECT_FALSE(computed.is_right());
+    }
+}
+
+TEST(BenchBackwardCheck, LooksAtWholeHeadsOfLargeProblems) {
+    using Heads = std::set<Size>;
+    EXPECT_EQ(bench::heads_to_check<float>({.H = 12, .Lq = 1024, .Lk = 1024}).size(), 12u);
+    EXPECT_EQ(bench::heads_to_check<float>({.H = 12, .Lq = 4096, .Lk = 4096}), (Heads{0, 11}));
+    EXPECT_EQ(bench::heads_to_check<double>({.H = 12, .Lq = 4096, .Lk = 4096}), (Heads{0, 11}));
+    EXPECT_EQ(bench::heads_to_check<double>({.H = 1, .Lq = 4, .Lk = 4}), Heads{0});
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 Standard library only: python3 tests/bench/peers_test.py
 """
 
+import dataclasses
 import json
 import math
 import sys
@@ -16,12 +17,13 @@ import contest  # noqa: E402
 import report  # noqa: E402
 
 CASE = contest.Case(length=3, heads=2, head_dim=5, causal=True, threads=1)
+TRAINING = dataclasses.replace(CASE, training=True)
 
 
-def row(heed, **peers):
+def row(heed, case=CASE, **peers):
     """A row with these seconds of each round."""
     rounds = {"heed": heed, **peers}
-    return contest.Row(CASE, rounds, [1e9] * len(heed))
+    return contest.Row(case, rounds, [1e9] * len(heed))
 
 
 def attention(q, k, v, *, causal=True, scale=None):
@@ -36,6 +38,43 @@ def attention(q, k, v, *, causal=True, scale=None):
     return output
 
 
+def dot(a, b):
+    return sum(x * y for x, y in zip(a, b))
+
+
+def gradients(q, k, v, d_out, *, causal=True, without_delta=False):
+    """One head, by the formula: dq, dk and dv as flat lists, and magnitudes. Without the sum of
+    weight * d_weight it is wrong."""
+    length, dim = len(q), len(q[0])
+    scale = 1 / math.sqrt(dim)
+    dq, dk, dv = ([[0.0] * dim for _ in range(length)] for _ in range(3))
+    key_weights, scores, d_weights = [0.0] * length, [], []
+    for i in range(length):
+        seen = range(i + 1) if causal else range(length)
+        of_row = [scale * dot(q[i], k[j]) for j in seen]
+        total = sum(map(math.exp, of_row))
+        weights = [math.exp(score) / total for score in of_row]
+        d_row = [dot(d_out[i], v[j]) for j in seen]
+        delta = 0.0 if without_delta else dot(weights, d_row)
+        for j, weight, d_weight in zip(seen, weights, d_row):
+            d_score = scale * weight * (d_weight - delta)
+            key_weights[j] += weight
+            for c in range(dim):
+                dq[i][c] += d_score * k[j][c]
+                dk[j][c] += d_score * q[i][c]
+                dv[j][c] += weight * d_out[i][c]
+        scores += of_row
+        d_weights += d_row
+    largest = contest.Magnitudes(*(max(map(abs, values)) for values in (
+        scores, d_weights, key_weights, sum(q, []), sum(k, []), sum(d_out, []))))
+    return {"dq": sum(dq, []), "dk": sum(dk, []), "dv": sum(dv, [])}, largest
+
+
+def waves(*shifts):
+    return ([[math.sin(7 * i + 3 * c + shift) for c in range(5)] for i in range(3)]
+            for shift in shifts)
+
+
 class Cases(unittest.TestCase):
     def test_only_visible_pairs_count(self):
         self.assertEqual(CASE.visible_pairs, 1 + 2 + 3)
@@ -44,9 +83,15 @@ class Cases(unittest.TestCase):
         self.assertEqual(full.flops, 4 * 2 * 5 * 9)
         self.assertEqual(full.score_bytes, 4 * 2 * 9)
 
+    def test_the_way_back_counts_two_and_a_half_times_the_way_there(self):
+        self.assertEqual(TRAINING.flops, CASE.flops + 10 * 2 * 5 * 6)
+        self.assertEqual((CASE.pass_name, TRAINING.pass_name), ("forward", "training"))
+        self.assertNotEqual(str(CASE), str(TRAINING))
+
     def test_the_grid_has_every_combination_once_and_the_cheapest_first(self):
-        cases = contest.grid([64, 32, 64], [1, 12], [64, 128], [False, True], [1, 2])
-        self.assertEqual(len(cases), 2 * 2 * 2 * 2 * 2)
+        cases = contest.grid([64, 32, 64], [1, 12], [64, 128], [False, True], [1, 2],
+                             [False, True])
+        self.assertEqual(len(cases), 2 * 2 * 2 * 2 * 2 * 2)
         self.assertEqual(len(set(cases)), len(cases))
         self.assertEqual([case.flops for case in cases], sorted(case.flops for case in cases))
         self.assertEqual(cases[0], contest.Case(32, 1, 64, True, 1))
@@ -54,8 +99,7 @@ class Cases(unittest.TestCase):
 
 class Agreement(unittest.TestCase):
     def setUp(self):
-        q, k, v = ([[math.sin(7 * i + 3 * c + shift) for c in range(5)] for i in range(3)]
-                   for shift in (0, 1, 2))
+        q, k, v = waves(0, 1, 2)
         self.right = attention(q, k, v)
         self.wrong = {"no mask": attention(q, k, v, causal=False),
                       "no scale": attention(q, k, v, scale=1),
@@ -66,7 +110,7 @@ class Agreement(unittest.TestCase):
 
     def require(self, output):
         difference = contest.largest_difference(output, self.right)
-        contest.require_agreement(CASE, {"heed": 0.0, "other": difference}, self.allowed)
+        contest.require_agreement(CASE, "out", {"heed": 0.0, "other": difference}, self.allowed)
 
     def test_rounding_is_allowed(self):
         unit = 2.0**-24
@@ -74,7 +118,7 @@ class Agreement(unittest.TestCase):
 
     def test_wrong_results_are_refused_by_name(self):
         for what, output in self.wrong.items():
-            with self.subTest(what), self.assertRaisesRegex(contest.Disagreement, "other by"):
+            with self.subTest(what), self.assertRaisesRegex(contest.Disagreement, "out .*other by"):
                 self.require(output)
 
     def test_nan_is_seen_wherever_it_stands(self):
@@ -87,6 +131,57 @@ class Agreement(unittest.TestCase):
         self.assertLess(long, 1e-4)
         self.assertLess(short, long)
         self.assertLess(long, 4 * short)
+
+
+class GradientAgreement(unittest.TestCase):
+    def setUp(self):
+        self.inputs = list(waves(0, 1, 2, 3))
+        self.right, self.largest = gradients(*self.inputs)
+        self.allowed = contest.gradient_tolerances(TRAINING, self.largest)
+
+    def difference(self, wrong, what):
+        return contest.largest_difference(wrong[what], self.right[what])
+
+    def test_the_formula_has_the_slopes_of_the_output(self):
+        def loss():
+            q, k, v, d_out = self.inputs
+            return dot(attention(q, k, v), sum(d_out, []))
+
+        step = 1e-5
+        for name, x in zip(self.right, self.inputs):
+            for n, slope in enumerate(self.right[name]):
+                i, c = divmod(n, 5)
+                before = x[i][c]
+                x[i][c] = before + step
+                above = loss()
+                x[i][c] = before - step
+                self.assertAlmostEqual((above - loss()) / (2 * step), slope, delta=1e-8)
+                x[i][c] = before
+
+    def test_rounding_is_allowed(self):
+        unit = 2.0**-24
+        for what, values in self.right.items():
+            rounded = {what: [x * (1 + 2 * unit) for x in values]}
+            self.assertLess(self.difference(rounded, what), self.allowed[what])
+
+    def test_wrong_gradients_are_refused(self):
+        no_mask, _ = gradients(*self.inputs, causal=False)
+        no_delta, _ = gradients(*self.inputs, without_delta=True)
+        q, k, v, d_out = self.inputs
+        swapped, _ = gradients(q, k, v, d_out[1:] + d_out[:1])
+        for what in ("dq", "dk", "dv"):
+            self.assertGreater(self.difference(no_mask, what), 1e3 * self.allowed[what])
+            self.assertGreater(self.difference(swapped, what), 1e3 * self.allowed[what])
+        for what in ("dq", "dk"):
+            self.assertGreater(self.difference(no_delta, what), 1e3 * self.allowed[what])
+
+    def test_tolerances_grow_with_what_they_are_made_of(self):
+        for field, grows in (("score", "dq dk dv"), ("d_weight", "dq dk"), ("key_weights", "dk dv"),
+                             ("q", "dk"), ("k", "dq"), ("d_out", "dv")):
+            doubled = dataclasses.replace(self.largest, **{field: 2 * getattr(self.largest, field)})
+            allowed = contest.gradient_tolerances(TRAINING, doubled)
+            self.assertEqual({what for what in allowed if allowed[what] > self.allowed[what]},
+                             set(grows.split()), field)
 
 
 class FakeTime:
@@ -190,10 +285,22 @@ class Report(unittest.TestCase):
 
     def test_the_summary_hides_no_loss(self):
         text = report.markdown(self.rows, {"machine": "fake"}, ["a row: no time"])
-        self.assertIn("the fastest in 1 of 2 rows", text)
+        self.assertIn("forward: heed is the fastest in 1 of 2 rows", text)
         self.assertIn("worst 1.500", text)
         self.assertIn("fewer than 7 rounds, but at least 3, because they take long: 1", text)
         self.assertIn("- not measured: a row: no time", text)
+
+    def test_each_pass_has_its_own_summary_and_all_share_a_table(self):
+        slower = row([9.0], TRAINING, PyTorch=[3.0])
+        text = report.markdown([*self.rows, slower], {}, [])
+        self.assertIn("forward: heed is the fastest in 1 of 2 rows; heed's time over the fastest "
+                      "peer's: worst 1.500", text)
+        self.assertIn("training: heed is the fastest in 0 of 1 rows", text)
+        header, _, worst, *_ = report.table([*self.rows, slower]).splitlines()
+        worst = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]]
+                           for line in (header, worst))))
+        self.assertEqual((worst["pass"], worst["heed / fastest"], worst["x other"]),
+                         ("training", "3.000", "-"))
 
     def test_json_has_every_measurement(self):
         data = json.loads(json.dumps(report.as_json(self.rows, {}, [])))
@@ -203,8 +310,11 @@ class Report(unittest.TestCase):
     def test_the_plot_has_a_block_for_each_line(self):
         longer = contest.Row(contest.Case(9, 2, 5, True, 1), self.rows[1].seconds, [1.0])
         full = contest.Row(contest.Case(3, 2, 5, False, 1), self.rows[1].seconds, [1.0])
-        self.assertEqual(report.plot_series([longer, full, self.rows[0]]),
-                         "# 5 1 0 2\n3 1.5000\n\n\n# 5 1 1 2\n3 0.5000\n9 1.5000\n")
+        training = row([1.0], TRAINING, PyTorch=[4.0])
+        self.assertEqual(report.plot_series([longer, full, self.rows[0], training]),
+                         "# forward 5 1 0 2\n3 1.5000\n\n\n"
+                         "# forward 5 1 1 2\n3 0.5000\n9 1.5000\n\n\n"
+                         "# training 5 1 1 2\n3 0.2500\n")
 
     def test_seconds(self):
         self.assertEqual([report.seconds_text(s) for s in (1.5e-6, 0.0123, 2.5)],

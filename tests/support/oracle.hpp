@@ -210,6 +210,27 @@ void for_each_row(std::size_t count, std::size_t columns, Function function) {
     }
 }
 
+/// T5's bucket of a key that many positions ahead of the query (behind it: negative), of a table of
+/// num_buckets. By comparing powers, without the logarithm of a quotient: the largest bucket of
+/// which (distance / exact)^large >= (max_distance / exact)^step.
+inline Index t5_bucket(Index ahead, Index num_buckets, bool bidirectional, Index max_distance) {
+    const Index n = bidirectional ? num_buckets / 2 : num_buckets, exact = n / 2;
+    Index distance = ahead < 0 ? -ahead : ahead;
+    if (!bidirectional && ahead > 0) distance = 0;
+    Index bucket = distance;
+    if (distance >= exact) {
+        const auto over = [&](Index x) {
+            return std::log2(static_cast<long double>(x) / static_cast<long double>(exact));
+        };
+        bucket = exact;
+        while (bucket + 1 < n &&
+               static_cast<long double>(n - exact) * over(distance) + 1e-12L >=
+                   static_cast<long double>(bucket + 1 - exact) * over(max_distance))
+            ++bucket;
+    }
+    return bidirectional && ahead > 0 ? bucket + n : bucket;
+}
+
 /// Softmax of each row of [..., columns].
 template <class Real>
 std::vector<Real> softmax(const std::vector<Real>& x, std::size_t columns) {
