@@ -106,10 +106,10 @@ void Trainer::run_shards(const Batch& batch, bool with_gradients) {
         const auto logits = shard.model.forward(ids, settings_.context);
         if (with_gradients) {
             shard.gradients.fill_parameters(0);
-            shard.loss = heed::cross_entropy<float>(logits, targets, {}, shard.dlogits);
+            shard.loss = heed::cross_entropy(logits, targets, {}, shard.dlogits);
             shard.model.backward(ids, shard.dlogits, shard.gradients);
         } else {
-            shard.loss = heed::cross_entropy<float>(logits, targets);
+            shard.loss = heed::cross_entropy(logits, targets);
         }
     };
     executor_.parallel_for(std::ssize(shards_), run);

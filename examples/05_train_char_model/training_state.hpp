@@ -3,7 +3,7 @@
 // All that changes from step to step, and nothing else: with the settings and the text, it decides
 // every later step.
 
-#include <string>
+#include <string_view>
 
 #include "char_model.hpp"
 #include "curve.hpp"
@@ -35,9 +35,9 @@ struct TrainingState {
 
   private:
     /// Biases, norms and embeddings do not decay, as is usual since GPT-2.
-    static bool is_matrix(const std::string& name) {
+    static bool is_matrix(std::string_view name) {
         const bool is_product = name.starts_with("layers.") || name.starts_with("head.");
-        return is_product && name.ends_with("weight") && name.find(".norm") == std::string::npos;
+        return is_product && name.ends_with("weight") && name.find(".norm") == name.npos;
     }
 };
 
