@@ -1,4 +1,4 @@
-#include "sample_text.hpp"
+#include "sampling.hpp"
 
 #include <algorithm>
 #include <cmath>
