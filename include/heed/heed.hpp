@@ -1,5 +1,5 @@
 #pragma once
-// All of heed but io/: tensors, operations, attention, modules.
+// All of heed but io/: tensors, operations, attention, modules, training.
 // Files and pictures (heed/io/*.hpp) bring further dependencies and are included by name.
 
 #include "heed/attention/explain.hpp"
@@ -10,6 +10,7 @@
 #include "heed/base/thread_pool.hpp"
 #include "heed/nn/transformer.hpp"
 #include "heed/ops/activation.hpp"
+#include "heed/ops/cross_entropy.hpp"
 #include "heed/ops/dropout.hpp"
 #include "heed/ops/embedding.hpp"
 #include "heed/ops/linear.hpp"
@@ -18,3 +19,6 @@
 #include "heed/tensor/print.hpp"
 #include "heed/tensor/random.hpp"
 #include "heed/tensor/tensor.hpp"
+#include "heed/train/adamw.hpp"
+#include "heed/train/clipping.hpp"
+#include "heed/train/learning_rate.hpp"

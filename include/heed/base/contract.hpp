@@ -5,6 +5,7 @@
 #include <array>
 #include <cassert>
 #include <charconv>
+#include <cmath>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -64,6 +65,13 @@ template <class Kind, class... Parts>
     std::string message = "[" + std::string(where) + "] ";
     (message += ... += text(parts));
     throw Kind(message);
+}
+
+/// "[where] name must be finite and 0 or more; found ..." unless it is.
+inline double require_nonnegative(std::string_view where, std::string_view name, double value) {
+    if (!(value >= 0.0 && std::isfinite(value)))
+        fail<ArgumentError>(where, name, " must be finite and 0 or more; found ", value);
+    return value;
 }
 
 }  // namespace detail

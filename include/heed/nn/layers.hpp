@@ -23,13 +23,6 @@ inline Index require_positive(std::string_view where, std::string_view name, Ind
     return value;
 }
 
-/// "[where] name must be finite and 0 or more; found ..." unless it is.
-inline double require_epsilon(std::string_view where, std::string_view name, double value) {
-    if (!(value >= 0.0 && std::isfinite(value)))
-        fail<ArgumentError>(where, name, " must be finite and 0 or more; found ", value);
-    return value;
-}
-
 /// Glorot and Bengio's uniform initialisation, AISTATS 2010: +-sqrt(6 / (in + out)).
 template <class T>
 void fill_xavier(TensorView<T, 2> weight, std::uint64_t seed) {
@@ -132,7 +125,7 @@ class LayerNorm : public detail::Norm<LayerNorm<T>, T> {
     explicit LayerNorm(const Options& o)
         : weight_(detail::require_positive("LayerNorm", "features", o.features)),
           bias_(o.bias ? o.features : 0),
-          epsilon_(detail::require_epsilon("LayerNorm", "epsilon", o.epsilon)) {
+          epsilon_(detail::require_nonnegative("LayerNorm", "epsilon", o.epsilon)) {
         fill(weight_.view(), T(1));
     }
 
@@ -175,7 +168,7 @@ class RMSNorm : public detail::Norm<RMSNorm<T>, T> {
     /// Throws ArgumentError for a size below 1 or an epsilon that is negative or not finite.
     explicit RMSNorm(const Options& o)
         : weight_(detail::require_positive("RMSNorm", "features", o.features)),
-          epsilon_(detail::require_epsilon("RMSNorm", "epsilon", o.epsilon)) {
+          epsilon_(detail::require_nonnegative("RMSNorm", "epsilon", o.epsilon)) {
         fill(weight_.view(), T(1));
     }
 

@@ -292,7 +292,7 @@ MultiHeadAttentionOptions MultiHeadAttention<T>::resolve(Options o) {
     o.kdim = detail::require_positive(where, "kdim", otherwise(o.kdim, o.embed_dim));
     o.vdim = detail::require_positive(where, "vdim", otherwise(o.vdim, o.embed_dim));
     o.out_bias = o.out_bias.value_or(o.bias);
-    detail::require_epsilon(where, "qk_norm_epsilon", o.qk_norm_epsilon);
+    detail::require_nonnegative(where, "qk_norm_epsilon", o.qk_norm_epsilon);
     if (o.num_heads % o.num_kv_heads != 0)
         detail::fail<ArgumentError>(where, "num_kv_heads must divide num_heads; found num_heads ",
                                     o.num_heads, ", num_kv_heads ", o.num_kv_heads);

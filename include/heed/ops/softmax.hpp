@@ -11,11 +11,20 @@
 
 namespace heed::inline v0 {
 
-/// log(sum_j exp(x_j)), computed as m + log(sum_j exp(x_j - m)) with m = max_j x_j.
-/// Minus infinity for a row without a finite or larger entry (an empty row included); NaN when the
-/// row holds a NaN; plus infinity when it holds plus infinity.
+namespace detail {
+
+/// m = max_j x_j and sum_j exp(x_j - m), whose logarithm is the log-sum-exp less m.
+template <class T>
+struct ExponentialSum {
+    T largest;
+    T sum;
+};
+
+/// For a row without a finite or larger entry (an empty row included), m is minus infinity and the
+/// sum 1; m is NaN when the row holds a NaN, and plus infinity, with the sum 1, when it holds plus
+/// infinity.
 template <ComputeScalar T>
-[[nodiscard]] T log_sum_exp(std::span<const T> row) {
+[[nodiscard]] ExponentialSum<T> exponential_sum(std::span<const T> row) {
     constexpr T infinity = std::numeric_limits<T>::infinity();
     T largest = -infinity;
     // A NaN never compares greater, so it is looked for by itself: no lane order can lose it.
@@ -24,10 +33,21 @@ template <ComputeScalar T>
         has_nan |= std::isnan(x);
         largest = x > largest ? x : largest;
     }
-    if (has_nan) return std::numeric_limits<T>::quiet_NaN();
-    if (std::isinf(largest)) return largest;
+    if (has_nan) return {std::numeric_limits<T>::quiet_NaN(), T(1)};
+    if (std::isinf(largest)) return {largest, T(1)};
     T sum = 0;
     for (T x : row) sum += std::exp(x - largest);
+    return {largest, sum};
+}
+
+}  // namespace detail
+
+/// log(sum_j exp(x_j)), computed as m + log(sum_j exp(x_j - m)) with m = max_j x_j.
+/// Minus infinity for a row without a finite or larger entry (an empty row included); NaN when the
+/// row holds a NaN; plus infinity when it holds plus infinity.
+template <ComputeScalar T>
+[[nodiscard]] T log_sum_exp(std::span<const T> row) {
+    const auto [largest, sum] = detail::exponential_sum(row);
     return largest + std::log(sum);
 }
 
