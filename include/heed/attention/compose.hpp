@@ -94,6 +94,15 @@ concept HasSink = requires(const Rule& rule, ScoreIndex row) {
     rule.template sink<float>(row);
 };
 
+/// False when the derivative of every score that leaves the rule is 1.
+template <class Rule>
+[[nodiscard]] constexpr bool changes_slopes() {
+    if constexpr (requires { Rule::has_slopes(); })
+        return Rule::has_slopes();
+    else
+        return CapsScores<Rule> || HasDerivative<Rule>;
+}
+
 /// log(exp(a) + exp(b)) of numbers below infinity; minus infinity is the neutral element.
 template <class C>
 [[nodiscard]] C log_add_exp(C a, C b) {
@@ -186,12 +195,14 @@ struct BoundRules {
     }
 
     // The two stages that change scores, as above, which also multiply `slopes`, laid out like the
-    // tile, by the derivatives. Biases have derivative 1.
+    // tile, by the derivatives. Biases have derivative 1. A rule made of rules does both by itself.
 
     template <class C>
     void cap_tile(const ScoreTile<C>& tile, C* slopes) const {
         for_each([&](const auto& rule) {
-            if constexpr (CapsScores<std::remove_cvref_t<decltype(rule)>>) {
+            if constexpr (requires { rule.cap_tile(tile, slopes); })
+                rule.cap_tile(tile, slopes);
+            else if constexpr (CapsScores<std::remove_cvref_t<decltype(rule)>>) {
                 rule.cap_tile(tile);
                 rule.cap_slopes(tile, slopes);
             }
@@ -201,7 +212,9 @@ struct BoundRules {
     template <class C>
     void modify_tile(const ScoreTile<C>& tile, C* slopes) const {
         for_each([&](const auto& rule) {
-            if constexpr (HasDerivative<std::remove_cvref_t<decltype(rule)>>)
+            if constexpr (requires { rule.modify_tile(tile, slopes); })
+                rule.modify_tile(tile, slopes);
+            else if constexpr (HasDerivative<std::remove_cvref_t<decltype(rule)>>)
                 tile.for_each_seen([&](C score, const ScoreIndex& at) {
                     slopes[(at.k - tile.first.k) * tile.row + at.q - tile.first.q] *=
                         rule.derivative(score, at);
@@ -217,7 +230,7 @@ struct BoundRules {
 
     /// False when the derivative of every score is 1.
     [[nodiscard]] static constexpr bool has_slopes() {
-        return ((CapsScores<Rules> || HasDerivative<Rules>) || ...);
+        return (changes_slopes<Rules>() || ...);
     }
 
     /// Hides what the rules that are no intervals do not show.

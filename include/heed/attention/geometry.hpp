@@ -22,6 +22,8 @@ struct AttentionShape {
     Index kv_len = 0;
     Index head_dim = 0;
     Index value_dim = 0;
+
+    friend bool operator==(const AttentionShape&, const AttentionShape&) = default;
 };
 
 /// The place of one score: batch element, query head, query and key.

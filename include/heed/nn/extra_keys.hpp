@@ -42,6 +42,17 @@ struct ExtraKeysRule {
     void modify_tile(const ScoreTile<C>& tile) const {
         if (tile.first.k < given) inner.modify_tile(tile.first_keys(given - tile.first.k));
     }
+    /// The same two stages, which also multiply `slopes` by the derivatives.
+    template <class C>
+    void cap_tile(const ScoreTile<C>& tile, C* slopes) const {
+        inner.cap_tile(tile, slopes);
+    }
+    template <class C>
+    void modify_tile(const ScoreTile<C>& tile, C* slopes) const {
+        if (tile.first.k < given) inner.modify_tile(tile.first_keys(given - tile.first.k), slopes);
+    }
+    [[nodiscard]] static constexpr bool has_slopes() { return Rules::has_slopes(); }
+
     template <class C>
     void hide_tile(const ScoreTile<C>& tile) const {
         if (extra == 0)

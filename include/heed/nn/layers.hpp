@@ -98,6 +98,11 @@ class Linear : public Module<Linear<T>> {
         fill(bias(), T(0));
     }
 
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const Linear& other) const {
+        return weight_.shape() == other.weight_.shape() && bias_.shape() == other.bias_.shape();
+    }
+
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
         visit(prefix + "weight", self.weight());
@@ -143,6 +148,11 @@ class LayerNorm : public detail::Norm<LayerNorm<T>, T> {
         layer_norm_backward(x, weight_, epsilon_, dy, {dx, gradients.weight_, gradients.bias_});
     }
 
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const LayerNorm& other) const {
+        return weight_.shape() == other.weight_.shape() && bias_.shape() == other.bias_.shape();
+    }
+
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
         visit(prefix + "weight", self.weight_.view());
@@ -184,6 +194,11 @@ class RMSNorm : public detail::Norm<RMSNorm<T>, T> {
                   RMSNorm& gradients) const {
         detail::require_gradients("RMSNorm", *this, gradients);
         rms_norm_backward(x, weight_, epsilon_, dy, {dx, gradients.weight_});
+    }
+
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const RMSNorm& other) const {
+        return weight_.shape() == other.weight_.shape();
     }
 
     template <class Self, class Visitor>
@@ -245,6 +260,11 @@ class Embedding : public Module<Embedding<T>> {
 
     /// Standard normal rows, as in PyTorch.
     void reset_parameters(std::uint64_t seed) { fill_normal(weight(), seed); }
+
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const Embedding& other) const {
+        return weight_.shape() == other.weight_.shape();
+    }
 
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {

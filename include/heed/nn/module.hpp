@@ -221,14 +221,17 @@ class Module {
 
 namespace detail {
 
-/// A module's gradients are a module of the same options. Throws ShapeError when it has another
-/// number of scalars; that their shapes agree is for each operation to see.
+/// The gradients of a module's parameters live in another module, of the same sizes. Throws
+/// ArgumentError for the module itself, ShapeError for other sizes.
 template <class M>
 void require_gradients(std::string_view where, const M& module, const M& gradients) {
-    if (gradients.parameter_count() != module.parameter_count())
+    if (&gradients == &module)
+        fail<ArgumentError>(where, "the gradients must be another module, as make_gradients ",
+                            "returns it; found the module itself");
+    if (!module.has_sizes_of(gradients))
         fail<ShapeError>(where, "the gradients must have the parameters of the module; found ",
                          gradients.parameter_count(), " scalars instead of ",
-                         module.parameter_count());
+                         module.parameter_count(), ", in other shapes");
 }
 
 }  // namespace detail

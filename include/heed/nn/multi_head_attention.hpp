@@ -1,111 +1,19 @@
 #pragma once
 // Multi-head attention with its weights, as the frameworks define it?
-// Options in heed's words, in PyTorch's, in timm's and in BERT's; one class behind all of them.
-// Projects into views (a head is a stride), attends, projects back.
+// Projects into views (a head is a stride), attends, projects back; the way back is defined in
+// multi_head_attention_backward.hpp.
 
-#include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "heed/nn/attention.hpp"
-#include "heed/nn/attention_names.hpp"
 #include "heed/nn/extra_keys.hpp"
 #include "heed/nn/layers.hpp"
+#include "heed/nn/multi_head_attention_options.hpp"
 #include "heed/tensor/checks.hpp"
 
 namespace heed::inline v0 {
-
-/// Normalisation of each head's queries and keys before their product (arXiv 2302.05442).
-enum class QkNorm { none, layer_norm, rms_norm };
-
-/// All choices of a multi-head attention. Sizes of 0 mean "as usual", which each comment names.
-struct MultiHeadAttentionOptions {
-    Index embed_dim = 0;       ///< width of the queries' input and of the output
-    Index num_heads = 1;       ///< of the queries
-    Index num_kv_heads = 0;    ///< of keys and values, a divisor of num_heads; 0: num_heads
-    Index head_dim = 0;        ///< width of a query or key head; 0: embed_dim / num_heads
-    Index value_head_dim = 0;  ///< width of a value head; 0: head_dim
-    Index kdim = 0;            ///< width of the keys' input; 0: embed_dim
-    Index vdim = 0;            ///< width of the values' input; 0: embed_dim
-    bool bias = true;          ///< of the query, key and value projections
-    std::optional<bool> out_bias = std::nullopt;  ///< of the output projection; absent: as bias
-    bool out_projection = true;                   ///< false: the concatenated heads are the output
-    bool add_bias_kv = false;                     ///< one learned key and value after the others
-    bool add_zero_attn = false;                   ///< one zero key and value after the others
-    QkNorm qk_norm = QkNorm::none;
-    double qk_norm_epsilon = 1e-6;
-    std::optional<double> scale = std::nullopt;  ///< 1 / sqrt(head_dim) when absent
-    double dropout = 0.0;                        ///< of the weights, in training
-    double out_dropout = 0.0;                    ///< of the output, in training
-    std::uint64_t seed = 0;                      ///< of both dropouts
-    AttentionNames names = AttentionNames::pytorch();
-};
-
-/// torch.nn.MultiheadAttention, with its own argument names and parameter names. Inputs are batch
-/// first. Its boolean masks mean "blocked": BlockWhere and block_keys.
-struct PyTorchMultiheadAttention {
-    Index embed_dim;
-    Index num_heads;
-    double dropout = 0.0;
-    bool bias = true;
-    bool add_bias_kv = false;
-    bool add_zero_attn = false;
-    Index kdim = 0;
-    Index vdim = 0;
-
-    operator MultiHeadAttentionOptions() const {
-        return {.embed_dim = embed_dim,
-                .num_heads = num_heads,
-                .kdim = kdim,
-                .vdim = vdim,
-                .bias = bias,
-                .add_bias_kv = add_bias_kv,
-                .add_zero_attn = add_zero_attn,
-                .dropout = dropout,
-                .names = AttentionNames::pytorch()};
-    }
-};
-
-/// The Attention block of timm's vision transformers, with its own argument names (`qk_scale` is
-/// that of its earlier versions) and parameter names (fused "qkv", "proj", "q_norm", "k_norm").
-struct TimmAttention {
-    Index dim;
-    Index num_heads = 8;
-    bool qkv_bias = false;
-    bool qk_norm = false;  ///< LayerNorm of each head, timm's default norm layer
-    bool proj_bias = true;
-    double attn_drop = 0.0;
-    double proj_drop = 0.0;
-    std::optional<double> qk_scale = std::nullopt;
-
-    operator MultiHeadAttentionOptions() const {
-        return {.embed_dim = dim,
-                .num_heads = num_heads,
-                .bias = qkv_bias,
-                .out_bias = proj_bias,
-                .qk_norm = qk_norm ? QkNorm::layer_norm : QkNorm::none,
-                .scale = qk_scale,
-                .dropout = attn_drop,
-                .out_dropout = proj_drop,
-                .names = AttentionNames::timm()};
-    }
-};
-
-/// BERT's self-attention, with its own argument names and parameter names ("query", "key",
-/// "value"). It has no output projection of its own; its additive mask is an AdditiveBias.
-struct BertSelfAttention {
-    Index hidden_size;
-    Index num_attention_heads;
-    double attention_probs_dropout_prob = 0.0;
-
-    operator MultiHeadAttentionOptions() const {
-        return {.embed_dim = hidden_size,
-                .num_heads = num_attention_heads,
-                .out_projection = false,
-                .dropout = attention_probs_dropout_prob,
-                .names = AttentionNames::bert()};
-    }
-};
 
 /// Optional outputs of one call; an empty view means "not wanted". kv_len counts the extra keys of
 /// add_bias_kv and add_zero_attn, which come last. Weights are before dropout.
@@ -114,6 +22,15 @@ struct MultiHeadAttentionOutputs {
     TensorView<T, 4> weights = {};           ///< [batch, heads, q_len, kv_len]
     TensorView<T, 3> averaged_weights = {};  ///< [batch, q_len, kv_len], the mean over heads
     TensorView<T, 3> lse = {};               ///< [batch, heads, q_len]
+};
+
+/// Where the gradients of the inputs of a multi-head attention go, overwritten; an empty view means
+/// "not wanted".
+template <ComputeScalar T>
+struct MultiHeadAttentionGradients {
+    TensorView<T, 3> dquery = {};  ///< [batch, q_len, embed_dim]
+    TensorView<T, 3> dkey = {};    ///< [batch, kv_len, kdim]
+    TensorView<T, 3> dvalue = {};  ///< [batch, kv_len, vdim]
 };
 
 namespace detail {
@@ -141,13 +58,15 @@ void require_attention_outputs(std::string_view where, const MultiHeadAttentionO
 /// call. Parameters carry the names of the framework chosen by `names`.
 ///
 /// Buffers grow to the largest call and are then reused. In evaluation (the initial state) there
-/// is no dropout; in training each call draws fresh masks. An object serves one thread at a time.
-/// Source: Vaswani et al., arXiv 1706.03762; grouped heads: Ainslie et al., arXiv 2305.13245.
+/// is no dropout; in training each call draws fresh masks and keeps what `backward` needs. An
+/// object serves one thread at a time. Source: Vaswani et al., arXiv 1706.03762; grouped heads:
+/// Ainslie et al., arXiv 2305.13245.
 template <ComputeScalar T>
 class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
   public:
     using Options = MultiHeadAttentionOptions;
     using Outputs = MultiHeadAttentionOutputs<T>;
+    using Gradients = MultiHeadAttentionGradients<T>;
 
     /// Throws ArgumentError for sizes below 1, head counts that do not divide, a dropout outside
     /// [0, 1], a scale that is not finite or a negative epsilon; ShapeError for sizes beyond 63
@@ -159,6 +78,7 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
         out_dropout_.train(on);
     }
     void eval() { train(false); }
+    [[nodiscard]] bool training() const { return attend_.training(); }
 
     /// The options with every default resolved.
     [[nodiscard]] const Options& options() const { return options_; }
@@ -207,16 +127,48 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
         return out;
     }
 
+    /// From d_out, the gradient of the output: adds to the parameters of `gradients` (see
+    /// make_gradients) and overwrites the gradients of inputs that are wanted. query, key, value
+    /// and mask are those of the last forward, which must have been in training; its dropout is
+    /// repeated. Last dimensions must be contiguous, and a gradient must not overlap what is read
+    /// or another gradient. Throws ArgumentError without such a forward, else ShapeError or
+    /// ArgumentError, before anything is written. Cost: twice the products of forward.
+    template <ScorePart Mask = NoMask>
+    void backward(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                  TensorView<const T, 3> value, TensorView<const T, 3> d_out,
+                  const Gradients& inputs, MultiHeadAttention& gradients, const Mask& mask = {});
+
+    /// backward of self-attention: dx is the gradient of x as query, key and value.
+    template <ScorePart Mask = NoMask>
+    void backward(TensorView<const T, 3> x, TensorView<const T, 3> d_out, TensorView<T, 3> dx,
+                  MultiHeadAttention& gradients, const Mask& mask = {});
+
+    /// Throws whatever backward refuses, and writes nothing.
+    template <ScorePart Mask>
+    void check_backward(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                        TensorView<const T, 3> value, TensorView<const T, 3> d_out,
+                        const Gradients& inputs, const MultiHeadAttention& gradients,
+                        const Mask& mask) const;
+
     /// Glorot-uniform weights, zero biases.
     void reset_parameters(std::uint64_t seed);
+
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const MultiHeadAttention& other) const {
+        return parameter_shapes() == other.parameter_shapes();
+    }
 
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix);
 
   private:
-    /// Queries, keys and values as heads, ready for the attention.
-    struct Heads {
-        TensorView<T, 4> q, k, v;
+    using Heads = detail::Heads<T>;
+    using HeadBuffers = detail::HeadBuffers<T>;
+
+    /// Sizes of one call, without extra keys, and where its heads lie.
+    struct Call {
+        Index batch, q_len, kv_len;
+        bool packed;  ///< projected by one product, side by side in one buffer
     };
 
     static Options resolve(Options o);
@@ -249,16 +201,48 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
         return self.in_bias_.view().slice(0, rows[part], rows[part + 1] - rows[part]);
     }
 
-    Heads project(TensorView<const T, 3> query, TensorView<const T, 3> key,
-                  TensorView<const T, 3> value);
-    Heads project_packed(TensorView<const T, 3> x);
+    [[nodiscard]] auto parameter_shapes() const {
+        return std::tuple(in_weight_.shape(), key_weight_.shape(), value_weight_.shape(),
+                          in_bias_.shape(), out_weight_.shape(), out_bias_.shape(), bias_k_.shape(),
+                          q_norm_weight_.shape(), q_norm_bias_.shape());
+    }
+
+    [[nodiscard]] Call call_of(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                               TensorView<const T, 3> value) const;
+    /// The packed heads of a call, [batch, length, query, key and value heads].
+    [[nodiscard]] TensorView<T, 3> packed_in(HeadBuffers& buffers, const Call& call) const {
+        return buffers.q.view(Shape<3>(call.batch, call.q_len, rows()[3]));
+    }
+    /// The heads of a call, packed or not, with room for extra keys.
+    [[nodiscard]] Heads heads_in(HeadBuffers& buffers, const Call& call) const;
+    /// Key or value heads without the extra keys, side by side: [batch, kv_len, width].
+    [[nodiscard]] static TensorView<T, 3> given(TensorView<T, 4> heads, const Call& call) {
+        return heads.slice(2, 0, call.kv_len).merge_heads();
+    }
+    void project(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                 TensorView<const T, 3> value, const Heads& heads, const Call& call);
     void append_extra_keys(TensorView<T, 3> k, TensorView<T, 3> v, Index kv_len) const;
-    void normalise_heads(const Heads& heads) const;
+    void normalise_heads(const Heads& heads, const Call& call);
     void check_inputs(TensorView<const T, 3> query, TensorView<const T, 3> key,
-                      TensorView<const T, 3> value, TensorView<T, 3> out,
-                      const Outputs& outputs) const;
+                      TensorView<const T, 3> value) const;
+    void check_outputs(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                       TensorView<const T, 3> value, TensorView<T, 3> out,
+                       const Outputs& outputs) const;
     TensorView<T, 4> weights_buffer(const Outputs& outputs, const Heads& heads);
     static void average_heads(TensorView<const T, 4> weights, TensorView<T, 3> average);
+
+    // The way back.
+    void check_gradients(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                         TensorView<const T, 3> value, TensorView<const T, 3> d_out,
+                         const Gradients& inputs, const MultiHeadAttention& gradients) const;
+    template <ScorePart Mask>
+    Heads backward_to_heads(TensorView<const T, 3> d_out, MultiHeadAttention& gradients,
+                            const Mask& mask);
+    void backward_extra_keys(const Heads& d, const Call& call, MultiHeadAttention& gradients) const;
+    void backward_norms(const Heads& d, const Call& call, MultiHeadAttention& gradients);
+    template <int part>
+    [[nodiscard]] LinearGradients<T, 3> projection_gradients(TensorView<T, 3> dx,
+                                                             MultiHeadAttention& gradients) const;
 
     Options options_;
     Tensor<T, 2> in_weight_;  ///< packed [query; key; value], or the query's alone
@@ -270,7 +254,14 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
     Tensor<T, 1> q_norm_weight_, q_norm_bias_, k_norm_weight_, k_norm_bias_;
     ScaledDotProductAttention<T> attend_;
     detail::DropoutStream out_dropout_;
-    detail::ReusableBuffer<T> q_, k_, v_, context_, weights_;
+    HeadBuffers projected_;
+    detail::ReusableBuffer<T> context_, weights_;
+
+    // For backward: heads before their norms, and gradients on their way.
+    detail::LastForward<Call> last_;
+    detail::ReusableBuffer<T> q_before_norm_, k_before_norm_;
+    HeadBuffers d_heads_;
+    detail::ReusableBuffer<T> d_out_, d_context_, d_part_;
 };
 
 template <ComputeScalar T>
@@ -388,19 +379,20 @@ void MultiHeadAttention<T>::visit_parameters(Self& self, Visitor&& visit,
 
 template <ComputeScalar T>
 void MultiHeadAttention<T>::check_inputs(TensorView<const T, 3> query, TensorView<const T, 3> key,
-                                         TensorView<const T, 3> value, TensorView<T, 3> out,
-                                         const Outputs& outputs) const {
+                                         TensorView<const T, 3> value) const {
     constexpr std::string_view where = "MultiHeadAttention";
     const Index batch = query.extent(0), q_len = query.extent(1), kv_len = key.extent(1);
-    const auto require_input = [&](std::string_view what, TensorView<const T, 3> input,
-                                   const Shape<3>& shape) {
-        detail::require_shape(where, what, input.shape(), shape);
-        detail::require_memory(where, what, input);
-        detail::require_contiguous_rows(where, what, input);
-    };
-    require_input("the query", query, {batch, q_len, options_.embed_dim});
-    require_input("the key", key, {batch, kv_len, options_.kdim});
-    require_input("the value", value, {batch, kv_len, options_.vdim});
+    detail::require_rows(where, "the query", query, {batch, q_len, options_.embed_dim});
+    detail::require_rows(where, "the key", key, {batch, kv_len, options_.kdim});
+    detail::require_rows(where, "the value", value, {batch, kv_len, options_.vdim});
+}
+
+template <ComputeScalar T>
+void MultiHeadAttention<T>::check_outputs(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                                          TensorView<const T, 3> value, TensorView<T, 3> out,
+                                          const Outputs& outputs) const {
+    constexpr std::string_view where = "MultiHeadAttention";
+    const Index batch = query.extent(0), q_len = query.extent(1), kv_len = key.extent(1);
     detail::require_output(where, "the output", out, {batch, q_len, output_dim()}, query, key,
                            value);
     if (options_.out_projection) detail::require_contiguous_rows(where, "the output", out);
@@ -410,30 +402,41 @@ void MultiHeadAttention<T>::check_inputs(TensorView<const T, 3> query, TensorVie
 }
 
 template <ComputeScalar T>
-typename MultiHeadAttention<T>::Heads MultiHeadAttention<T>::project_packed(
-    TensorView<const T, 3> x) {
-    const auto [keys, values, end] = std::array{rows()[1], rows()[2], rows()[3]};
-    const TensorView<T, 3> all = q_.view(x.shape().with(2, end));
-    linear(x, in_weight_, in_bias_, all);
-    return {all.slice(2, 0, keys).split_heads(options_.num_heads),
-            all.slice(2, keys, values - keys).split_heads(options_.num_kv_heads),
-            all.slice(2, values, end - values).split_heads(options_.num_kv_heads)};
+typename MultiHeadAttention<T>::Call MultiHeadAttention<T>::call_of(
+    TensorView<const T, 3> query, TensorView<const T, 3> key, TensorView<const T, 3> value) const {
+    const bool one_input = detail::same_view(query, key) && detail::same_view(key, value);
+    return {query.extent(0), query.extent(1), key.extent(1),
+            one_input && is_packed() && extra_keys() == 0};
 }
 
 template <ComputeScalar T>
-typename MultiHeadAttention<T>::Heads MultiHeadAttention<T>::project(TensorView<const T, 3> query,
-                                                                     TensorView<const T, 3> key,
-                                                                     TensorView<const T, 3> value) {
-    const Index batch = query.extent(0), kv_len = key.extent(1), keys = kv_len + extra_keys();
-    const auto q = q_.view(Shape<3>(batch, query.extent(1), query_width()));
-    const auto k = k_.view(Shape<3>(batch, keys, key_width()));
-    const auto v = v_.view(Shape<3>(batch, keys, value_width(options_.num_kv_heads)));
-    linear(query, weight_of<0>(*this), bias_of<0>(*this), q);
-    linear(key, weight_of<1>(*this), bias_of<1>(*this), k.slice(1, 0, kv_len));
-    linear(value, weight_of<2>(*this), bias_of<2>(*this), v.slice(1, 0, kv_len));
-    append_extra_keys(k, v, kv_len);
-    return {q.split_heads(options_.num_heads), k.split_heads(options_.num_kv_heads),
-            v.split_heads(options_.num_kv_heads)};
+detail::Heads<T> MultiHeadAttention<T>::heads_in(HeadBuffers& buffers, const Call& call) const {
+    const Index heads = options_.num_heads, kv_heads = options_.num_kv_heads;
+    if (call.packed) {
+        const auto [queries, keys, values, end] = rows();
+        const TensorView<T, 3> all = packed_in(buffers, call);
+        return {all.slice(2, queries, keys).split_heads(heads),
+                all.slice(2, keys, values - keys).split_heads(kv_heads),
+                all.slice(2, values, end - values).split_heads(kv_heads)};
+    }
+    const Shape<3> queries(call.batch, call.q_len, query_width());
+    const Shape<3> keys(call.batch, call.kv_len + extra_keys(), key_width());
+    return {buffers.q.view(queries).split_heads(heads), buffers.k.view(keys).split_heads(kv_heads),
+            buffers.v.view(keys.with(2, value_width(kv_heads))).split_heads(kv_heads)};
+}
+
+template <ComputeScalar T>
+void MultiHeadAttention<T>::project(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                                    TensorView<const T, 3> value, const Heads& heads,
+                                    const Call& call) {
+    if (call.packed) {
+        linear(query, in_weight_, in_bias_, packed_in(projected_, call));
+        return;
+    }
+    linear(query, weight_of<0>(*this), bias_of<0>(*this), heads.q.merge_heads());
+    linear(key, weight_of<1>(*this), bias_of<1>(*this), given(heads.k, call));
+    linear(value, weight_of<2>(*this), bias_of<2>(*this), given(heads.v, call));
+    append_extra_keys(heads.k.merge_heads(), heads.v.merge_heads(), call.kv_len);
 }
 
 template <ComputeScalar T>
@@ -454,15 +457,18 @@ void MultiHeadAttention<T>::append_extra_keys(TensorView<T, 3> k, TensorView<T, 
 }
 
 template <ComputeScalar T>
-void MultiHeadAttention<T>::normalise_heads(const Heads& heads) const {
+void MultiHeadAttention<T>::normalise_heads(const Heads& heads, const Call& call) {
+    if (options_.qk_norm == QkNorm::none) return;
     const auto normalise = [&](TensorView<T, 4> x, const Tensor<T, 1>& weight,
-                               const Tensor<T, 1>& bias) {
+                               const Tensor<T, 1>& bias, detail::ReusableBuffer<T>& before) {
+        if (training()) before.template keep<4>(x);
         if (options_.qk_norm == QkNorm::layer_norm)
             layer_norm(x, weight, bias, options_.qk_norm_epsilon, x);
-        if (options_.qk_norm == QkNorm::rms_norm) rms_norm(x, weight, options_.qk_norm_epsilon, x);
+        else
+            rms_norm(x, weight, options_.qk_norm_epsilon, x);
     };
-    normalise(heads.q, q_norm_weight_, q_norm_bias_);
-    normalise(heads.k.slice(2, 0, heads.k.extent(2) - extra_keys()), k_norm_weight_, k_norm_bias_);
+    normalise(heads.q, q_norm_weight_, q_norm_bias_, q_before_norm_);
+    normalise(heads.k.slice(2, 0, call.kv_len), k_norm_weight_, k_norm_bias_, k_before_norm_);
 }
 
 /// Averaging over heads needs the weights of each head, wanted by the caller or not.
@@ -490,11 +496,13 @@ template <ScorePart Mask>
 void MultiHeadAttention<T>::forward(TensorView<const T, 3> query, TensorView<const T, 3> key,
                                     TensorView<const T, 3> value, TensorView<T, 3> out,
                                     const Mask& mask, const Outputs& outputs) {
-    check_inputs(query, key, value, out, outputs);
-    const bool one_input = detail::same_view(query, key) && detail::same_view(key, value);
-    const Heads heads = one_input && is_packed() && extra_keys() == 0 ? project_packed(query)
-                                                                      : project(query, key, value);
-    normalise_heads(heads);
+    check_inputs(query, key, value);
+    check_outputs(query, key, value, out, outputs);
+    last_.forget();
+    const Call call = call_of(query, key, value);
+    const Heads heads = heads_in(projected_, call);
+    project(query, key, value, heads, call);
+    normalise_heads(heads, call);
 
     const TensorView<T, 3> context =
         options_.out_projection
@@ -505,8 +513,14 @@ void MultiHeadAttention<T>::forward(TensorView<const T, 3> query, TensorView<con
                          detail::WithExtraKeys<Mask>{mask, extra_keys()}, wanted);
     if (detail::is_wanted(outputs.averaged_weights))
         average_heads(wanted.weights, outputs.averaged_weights);
-    if (options_.out_projection) linear(context, out_weight_, out_bias_, out);
+    if (options_.out_projection)
+        linear(context, out_weight_, out_bias_, out);
+    else if (training())
+        context_.template keep<3>(out);
     out_dropout_.apply(out);
+    if (training()) last_.remember(call);
 }
 
 }  // namespace heed::inline v0
+
+#include "heed/nn/multi_head_attention_backward.hpp"

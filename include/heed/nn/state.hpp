@@ -31,6 +31,12 @@ class ReusableBuffer {
         return {memory_.data(), shape};
     }
 
+    /// Copies the elements to the beginning of the memory, where view() finds them again.
+    template <int Rank>
+    void keep(InputView<T, Rank> source) {
+        copy(source, view(source.shape()));
+    }
+
     [[nodiscard]] std::span<T> span(std::size_t count) {
         if (memory_.size() < count) memory_ = AlignedArray<T>(count);
         return {memory_.data(), count};
@@ -50,27 +56,42 @@ class DropoutStream {
     }
 
     void train(bool on) { training_ = on; }
+    [[nodiscard]] bool training() const { return training_; }
     [[nodiscard]] bool active() const { return training_ && next_.probability > 0.0; }
 
     /// The dropout of the current call.
     [[nodiscard]] Dropout current() const { return active() ? next_ : Dropout{}; }
 
+    /// The dropout of the last call, which backward has to repeat.
+    [[nodiscard]] const Dropout& last() const { return last_; }
+
     /// Goes on to the next call; to be called when this one has succeeded, so that a refused call
     /// changes nothing.
     void advance() {
+        last_ = current();
         if (active()) ++next_.call;
     }
 
     /// Applies the current mask to x in place and goes on to the next.
     template <class T, int Rank>
     void apply(TensorView<T, Rank> x) {
-        if (!active()) return;
-        dropout<T, Rank>(x, x, current());
+        if (active()) dropout<T, Rank>(x, x, current());
         advance();
     }
 
+    /// The gradient of what `apply` was given: dy where nothing was dropped, else in the buffer,
+    /// which dy itself may lie in.
+    template <class T, int Rank>
+    [[nodiscard]] TensorView<const T, Rank> backward(TensorView<const T, Rank> dy,
+                                                     ReusableBuffer<T>& buffer) const {
+        if (last_.probability == 0.0) return dy;
+        const TensorView<T, Rank> dx = buffer.view(dy.shape());
+        dropout<T, Rank>(dy, dx, last_);
+        return dx;
+    }
+
   private:
-    Dropout next_{};
+    Dropout next_{}, last_{};
     bool training_ = false;
 };
 

@@ -36,24 +36,68 @@ class FeedForward : public Module<FeedForward<T>> {
 
     void train(bool on = true) { dropout_.train(on); }
     void eval() { train(false); }
+    [[nodiscard]] bool training() const { return dropout_.training(); }
 
-    /// x and y are [batch, length, dim] and may be the same memory. Throws ShapeError before y is
-    /// written.
+    /// x and y are [batch, length, dim]. In evaluation they may be the same memory; in training
+    /// they must not overlap. Throws ShapeError or ArgumentError before y is written.
     void forward(TensorView<const T, 3> x, TensorView<T, 3> y) {
         detail::require_output("FeedForward", "the output", y, x.shape());
-        const auto hidden_shape = x.shape().with(2, linear1_.weight().extent(0));
-        const TensorView<T, 3> hidden = hidden_.view(hidden_shape);
+        if (training()) detail::require_input_kept("FeedForward", x, y);
+        last_.forget();
+        const TensorView<T, 3> hidden = hidden_.view(hidden_shape(x));
         linear1_.forward(x, hidden);
         if (is_gated()) {
-            const TensorView<T, 3> gate = gate_values_.view(hidden_shape);
+            const TensorView<T, 3> gate = gate_values_.view(hidden_shape(x));
             gate_.forward(x, gate);
-            apply_activation(activation_, gate);
-            detail::for_each_element([](T& h, const T& g) { h *= g; }, hidden, gate);
+            activate(gate);
+            if (training()) ungated_.template keep<3>(hidden);
+            multiply(gate, hidden);
         } else {
-            apply_activation(activation_, hidden);
+            activate(hidden);
         }
         dropout_.apply(hidden);
         linear2_.forward(hidden, y);
+        if (training()) last_.remember(x.shape());
+    }
+
+    /// From dy, the gradient of the output: adds to the parameters of `gradients` (see
+    /// make_gradients) and overwrites dx (an empty view: not wanted). x is that of the last
+    /// forward, which must have been in training; its dropout is repeated. Last dimensions must be
+    /// contiguous, and dx must not overlap x or dy. Throws ArgumentError without such a forward,
+    /// else ShapeError or ArgumentError, before anything is written.
+    void backward(TensorView<const T, 3> x, TensorView<const T, 3> dy, TensorView<T, 3> dx,
+                  FeedForward& gradients) {
+        check_backward(x, dy, dx, gradients);
+        const TensorView<T, 3> hidden = hidden_.view(hidden_shape(x));
+        const TensorView<T, 3> before = before_activation_.view(hidden_shape(x));
+        const TensorView<T, 3> d_hidden = d_hidden_.view(hidden_shape(x));
+        linear2_.backward(hidden, dy, d_hidden, gradients.linear2_);
+        (void)dropout_.backward(read(d_hidden), d_hidden_);  // in place
+        if (is_gated()) {
+            const TensorView<T, 3> d_gate = d_gate_.view(hidden_shape(x));
+            copy(d_hidden, d_gate);
+            multiply(ungated_.view(hidden_shape(x)), d_gate);
+            multiply(gate_values_.view(hidden_shape(x)), d_hidden);
+            activation_backward(activation_, before, d_gate, d_gate);
+            linear1_.backward(x, d_hidden, dx, gradients.linear1_);
+            detail::add_linear_backward<T>(x, gate_.weight(), d_gate,
+                                           {dx, gradients.gate_.weight(), gradients.gate_.bias()},
+                                           d_part_);
+        } else {
+            activation_backward(activation_, before, d_hidden, d_hidden);
+            linear1_.backward(x, d_hidden, dx, gradients.linear1_);
+        }
+    }
+
+    /// Throws whatever backward refuses, and writes nothing.
+    void check_backward(TensorView<const T, 3> x, TensorView<const T, 3> dy, TensorView<T, 3> dx,
+                        const FeedForward& gradients) const {
+        constexpr std::string_view where = "FeedForward";
+        const Shape<3>& shape = last_.sizes(where);
+        detail::require_rows(where, "the input", x, shape);
+        detail::require_rows(where, "dy", dy, shape);
+        detail::require_gradient(where, "dx", dx, shape, x, dy);
+        detail::require_gradients(where, *this, gradients);
     }
 
     [[nodiscard]] Tensor<T, 3> operator()(TensorView<const T, 3> x) {
@@ -72,6 +116,12 @@ class FeedForward : public Module<FeedForward<T>> {
         if (is_gated()) gate_.reset_parameters(seed + 2);
     }
 
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const FeedForward& other) const {
+        return linear1_.has_sizes_of(other.linear1_) && linear2_.has_sizes_of(other.linear2_) &&
+               gate_.has_sizes_of(other.gate_);
+    }
+
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
         visit_parameters(self, visit, prefix + "linear1.", prefix + "linear2.", prefix + "gate.");
@@ -86,10 +136,29 @@ class FeedForward : public Module<FeedForward<T>> {
     }
 
   private:
+    [[nodiscard]] Shape<3> hidden_shape(TensorView<const T, 3> x) const {
+        return x.shape().with(2, linear1_.weight().extent(0));
+    }
+
+    void activate(TensorView<T, 3> values) {
+        if (training()) before_activation_.template keep<3>(values);
+        apply_activation(activation_, values);
+    }
+
+    /// target *= factors, element by element.
+    static void multiply(TensorView<const T, 3> factors, TensorView<T, 3> target) {
+        detail::for_each_element([](const T& factor, T& value) { value *= factor; }, factors,
+                                 target);
+    }
+
     Activation activation_;
     Linear<T> linear1_, linear2_, gate_;
     detail::DropoutStream dropout_;
     detail::ReusableBuffer<T> hidden_, gate_values_;
+
+    // For backward: what the forward in training overwrites, and gradients on their way.
+    detail::LastForward<Shape<3>> last_;
+    detail::ReusableBuffer<T> before_activation_, ungated_, d_hidden_, d_gate_, d_part_;
 };
 
 /// What the parts of an encoder layer are called in the file they come from; the names end in a
@@ -178,16 +247,18 @@ class TransformerEncoderLayer : public Module<TransformerEncoderLayer<T>> {
         branch_dropout_.train(on);
     }
     void eval() { train(false); }
+    [[nodiscard]] bool training() const { return branch_dropout_.training(); }
 
     [[nodiscard]] MultiHeadAttention<T>& attention() { return attention_; }
 
-    /// x and y are [batch, length, d_model] and may be the same view, but not overlap otherwise.
-    /// The mask and the outputs are those of the attention. Throws ShapeError or ArgumentError
-    /// before y is written.
+    /// x and y are [batch, length, d_model]. In evaluation they may be the same view, but not
+    /// overlap otherwise; in training they must not overlap. The mask and the outputs are those of
+    /// the attention. Throws ShapeError or ArgumentError before y is written.
     template <ScorePart Mask = NoMask>
     void forward(TensorView<const T, 3> x, TensorView<T, 3> y, const Mask& mask = {},
                  const MultiHeadAttentionOutputs<T>& outputs = {}) {
         check(x, y, outputs);
+        last_.forget();
         const TensorView<T, 3> branch = branch_.view(x.shape());
         const TensorView<T, 3> normed = normed_.view(x.shape());
         const auto attend = [&](TensorView<const T, 3> in) {
@@ -195,20 +266,53 @@ class TransformerEncoderLayer : public Module<TransformerEncoderLayer<T>> {
         };
         if (norm_first_) {
             norm1_.forward(x, normed);
+            if (training()) attention_input_.template keep<3>(normed);
             attend(normed);
             if (!detail::same_view(x, y)) copy(x, y);
             add(branch, y);
+            if (training()) sum_.template keep<3>(y);
             norm2_.forward(y, normed);
             feed_forward_branch(normed, branch);
             add(branch, y);
         } else {
             attend(x);
             add(x, branch);
+            if (training()) sum_.template keep<3>(branch);
             norm1_.forward(branch, normed);
             feed_forward_branch(normed, branch);
             add(normed, branch);
             norm2_.forward(branch, y);
         }
+        if (training()) last_.remember(x.shape());
+    }
+
+    /// From dy, the gradient of the output: adds to the parameters of `gradients` (see
+    /// make_gradients) and overwrites dx (an empty view: not wanted). x and mask are those of the
+    /// last forward, which must have been in training; its dropout is repeated. Last dimensions
+    /// must be contiguous, and dx must not overlap x or dy. Throws ArgumentError without such a
+    /// forward, else ShapeError or ArgumentError, before anything is written.
+    template <ScorePart Mask = NoMask>
+    void backward(TensorView<const T, 3> x, TensorView<const T, 3> dy, TensorView<T, 3> dx,
+                  TransformerEncoderLayer& gradients, const Mask& mask = {}) {
+        check_backward(x, dy, dx, gradients, mask);
+        const TensorView<T, 3> d_sum = d_sum_.view(x.shape());
+        const TensorView<T, 3> d_branch = d_branch_.view(x.shape());
+        const TensorView<T, 3> sum = sum_.view(x.shape());
+        if (norm_first_) {
+            backward_feed_forward(dy, d_branch, gradients);
+            norm2_.backward(sum, d_branch, d_sum, gradients.norm2_);
+            add<T, 3>(dy, d_sum);
+            attention_.backward(attention_input_.view(x.shape()), d_sum, d_branch,
+                                gradients.attention_, mask);
+            norm1_.backward(x, d_branch, dx, gradients.norm1_);
+        } else {
+            norm2_.backward(branch_.view(x.shape()), dy, d_sum, gradients.norm2_);
+            backward_feed_forward(d_sum, d_branch, gradients);
+            add<T, 3>(d_sum, d_branch);
+            norm1_.backward(sum, d_branch, d_sum, gradients.norm1_);
+            attention_.backward(x, d_sum, dx, gradients.attention_, mask);
+        }
+        if (detail::is_wanted(dx)) add<T, 3>(d_sum, dx);
     }
 
     template <ScorePart Mask = NoMask>
@@ -222,6 +326,12 @@ class TransformerEncoderLayer : public Module<TransformerEncoderLayer<T>> {
     void reset_parameters(std::uint64_t seed) {
         attention_.reset_parameters(seed);
         feed_forward_.reset_parameters(seed + 6);
+    }
+
+    /// True when the parameters of both have the same shapes.
+    [[nodiscard]] bool has_sizes_of(const TransformerEncoderLayer& other) const {
+        return attention_.has_sizes_of(other.attention_) && norm1_.has_sizes_of(other.norm1_) &&
+               feed_forward_.has_sizes_of(other.feed_forward_) && norm2_.has_sizes_of(other.norm2_);
     }
 
     template <class Self, class Visitor>
@@ -243,7 +353,10 @@ class TransformerEncoderLayer : public Module<TransformerEncoderLayer<T>> {
         detail::require_shape(where, "the input", x.shape(), {batch, length, options.embed_dim});
         detail::require_memory(where, "the input", x);
         detail::require_output(where, "the output", y, x.shape());
-        detail::require_same_or_apart(where, x, y);
+        if (training())
+            detail::require_input_kept(where, x, y);
+        else
+            detail::require_same_or_apart(where, x, y);
         // Weights written over the input would be added as its residual.
         detail::require_attention_outputs<T>(where, outputs,
                                              {batch, options.num_heads, length, length}, x, y);
@@ -254,6 +367,28 @@ class TransformerEncoderLayer : public Module<TransformerEncoderLayer<T>> {
         branch_dropout_.apply(y);
     }
 
+    template <ScorePart Mask>
+    void check_backward(TensorView<const T, 3> x, TensorView<const T, 3> dy, TensorView<T, 3> dx,
+                        const TransformerEncoderLayer& gradients, const Mask& mask) {
+        constexpr std::string_view where = "TransformerEncoderLayer";
+        const Shape<3>& shape = last_.sizes(where);
+        detail::require_rows(where, "the input", x, shape);
+        detail::require_rows(where, "dy", dy, shape);
+        detail::require_gradient(where, "dx", dx, shape, x, dy);
+        detail::require_gradients(where, *this, gradients);
+        // The parts must not refuse later what their neighbours have begun.
+        const TensorView<const T, 3> in = norm_first_ ? attention_input_.view(shape) : x;
+        attention_.check_backward(in, in, in, d_sum_.view(shape), {}, gradients.attention_, mask);
+        feed_forward_.check_backward(normed_.view(shape), dy, {}, gradients.feed_forward_);
+    }
+
+    /// By way of the dropout behind the feed-forward part to its input.
+    void backward_feed_forward(TensorView<const T, 3> dy, TensorView<T, 3> dx,
+                               TransformerEncoderLayer& gradients) {
+        feed_forward_.backward(normed_.view(dy.shape()), branch_dropout_.backward(dy, d_dropped_),
+                               dx, gradients.feed_forward_);
+    }
+
     EncoderLayerNames names_;
     bool norm_first_;
     MultiHeadAttention<T> attention_;
@@ -261,6 +396,10 @@ class TransformerEncoderLayer : public Module<TransformerEncoderLayer<T>> {
     LayerNorm<T> norm1_, norm2_;
     detail::DropoutStream branch_dropout_;
     detail::ReusableBuffer<T> branch_, normed_;
+
+    // For backward: what the forward in training overwrites, and gradients on their way.
+    detail::LastForward<Shape<3>> last_;
+    detail::ReusableBuffer<T> attention_input_, sum_, d_sum_, d_branch_, d_dropped_;
 };
 
 }  // namespace heed::inline v0
