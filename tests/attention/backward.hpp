@@ -13,6 +13,7 @@
 #include "attention/attend.hpp"
 #include "attention/random_case.hpp"
 #include "heed/attention/scaled_dot_product_attention_backward.hpp"
+#include "support/differences.hpp"
 #include "support/oracle.hpp"
 
 namespace attend {
@@ -97,24 +98,11 @@ Gradients<Real> by_formula(const OracleCase& problem, const std::vector<Real>& q
 inline Gradients<long double> by_differences(const OracleCase& problem, std::vector<long double> q,
                                              std::vector<long double> k, std::vector<long double> v,
                                              const std::vector<long double>& d_out) {
-    constexpr long double step = 1e-5L;
     const auto loss = [&] {
-        const auto out = oracle::attention(problem.n, q, k, v, problem.rules).output;
-        long double sum = 0;
-        for (std::size_t n = 0; n < out.size(); ++n) sum += out[n] * d_out[n];
-        return sum;
+        return support::dot(oracle::attention(problem.n, q, k, v, problem.rules).output, d_out);
     };
     const auto differences = [&](std::vector<long double>& x) {
-        std::vector<long double> result;
-        for (long double& element : x) {
-            const long double before = element;
-            element = before + step;
-            const long double above = loss();
-            element = before - step;
-            result.push_back((above - loss()) / (2 * step));
-            element = before;
-        }
-        return result;
+        return support::central_differences(x, loss);
     };
     Gradients<long double> g;
     g.dq = differences(q);
@@ -127,17 +115,9 @@ inline Gradients<long double> by_differences(const OracleCase& problem, std::vec
 template <class Real>
 void expect_close(const Gradients<double>& actual, const Gradients<Real>& expected,
                   double atol = 1e-8, double rtol = 1e-6) {
-    const auto check = [&](const char* name, const std::vector<double>& a,
-                           const std::vector<Real>& e) {
-        ASSERT_EQ(a.size(), e.size()) << name;
-        for (std::size_t n = 0; n < a.size(); ++n) {
-            const double right = static_cast<double>(e[n]);
-            ASSERT_NEAR(a[n], right, atol + rtol * std::abs(right)) << name << "[" << n << "]";
-        }
-    };
-    check("dq", actual.dq, expected.dq);
-    check("dk", actual.dk, expected.dk);
-    check("dv", actual.dv, expected.dv);
+    support::expect_close("dq", actual.dq, expected.dq, atol, rtol);
+    support::expect_close("dk", actual.dk, expected.dk, atol, rtol);
+    support::expect_close("dv", actual.dv, expected.dv, atol, rtol);
 }
 
 /// What a forward pass read and wrote, and a gradient of its output.

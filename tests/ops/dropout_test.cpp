@@ -11,6 +11,7 @@
 #include <limits>
 #include <vector>
 
+#include "heed/tensor/random.hpp"
 #include "heed/tensor/tensor.hpp"
 #include "support/allocation_counter.hpp"
 #include "support/random.hpp"
@@ -260,6 +261,25 @@ TEST(DropoutOp, AllocatesNothing) {
     const support::AllocationCounter allocations;
     dropout(x, x.view(), {.probability = 0.5});
     EXPECT_EQ(allocations.count(), 0U);
+}
+
+// The way back: dropout is linear in what it keeps, entry by entry, so the gradient of x is dropout
+// of the gradient of y. The counter-check: another call drops other entries.
+TEST(DropoutOp, IsItsOwnWayBack) {
+    const heed::Dropout options{.probability = 0.4, .seed = 5, .call = 2};
+    Tensor<double, 1> x(200), dy(200), y(200), dx(200), other(200);
+    heed::fill_normal(dy.view(), 1);
+    dropout(dy, dx.view(), options);
+    dropout(dy, other.view(), {.probability = 0.4, .seed = 5, .call = 3});
+    for (heed::Index i = 0; i < 200; ++i) {
+        x(i) = 1;
+        dropout(x, y.view(), options);
+        double slope = 0;  // of sum_j dy_j y_j, which is linear in x, in the direction of x_i
+        for (heed::Index j = 0; j < 200; ++j) slope += dy(j) * y(j);
+        x(i) = 0;
+        EXPECT_EQ(dx(i), slope);
+    }
+    EXPECT_NE(elements(dx.view()), elements(other.view()));
 }
 
 // The rule behind attention's dropout: every coordinate has its own counter word.

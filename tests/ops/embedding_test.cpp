@@ -153,4 +153,71 @@ TEST(Embedding, OverlapAndNullAreRefusedBeforeAnythingIsWritten) {
     EXPECT_THAT(memory, Each(7.0F));
 }
 
+// --- The way back
+
+TYPED_TEST(EmbeddingIds, BackwardByHand) {
+    const std::vector<TypeParam> ids{2, 0, 2};
+    const Tensor<float, 2> dy({3, 2}, {1, 2, 10, 20, 100, 200});
+    Tensor<float, 2> dtable({3, 2}, {0, 0, 5, 6, 1000, 0});
+    heed::embedding_backward(view_of(ids), dy, dtable.view());
+    // Rows that two ids name get both; the row that none names is left alone.
+    EXPECT_THAT(dtable.values(), ElementsAre(10, 20, 5, 6, 1101, 202));
+}
+
+// <dy, rows of the table> is linear in the table: its gradient is what the transpose of taking rows
+// gives, <embedding(t), dy> = <t, embedding_backward(dy)>, exact in small integers.
+TEST(EmbeddingBackward, IsTheTransposeForAnyStrides) {
+    Random random;
+    SCOPED_TRACE(random.describe());
+    for (int trial = 0; trial < 50; ++trial) {
+        const Index vocabulary = random.integer(1, 9), width = random.integer(0, 6),
+                    n = random.integer(0, 12);
+        const Shape<2> tables(vocabulary, width), rows(n, width);
+        const Strided<double, 2> table(random, tables), y(random, rows), dy(random, rows),
+            dtable(random, tables);
+        const auto integers = [&](const auto& strided) {
+            std::vector<double> values;
+            for (Index i = 0; i < strided.view().element_count(); ++i)
+                values.push_back(static_cast<double>(random.integer(-9, 9)));
+            strided.assign(values);
+        };
+        integers(table);
+        integers(dy);
+        dtable.assign(std::vector<double>(static_cast<std::size_t>(vocabulary * width), 1.0));
+        std::vector<int> ids;
+        for (Index i = 0; i < n; ++i)
+            ids.push_back(static_cast<int>(random.integer(0, vocabulary - 1)));
+        embedding(view_of(ids), table.const_view(), y.view());
+        heed::embedding_backward(view_of(ids), dy.const_view(), dtable.view());
+        const auto product = [](const auto& a, const auto& b, double less) {
+            const auto x = elements(a.view()), z = elements(b.view());
+            double sum = 0;
+            for (std::size_t i = 0; i < x.size(); ++i) sum += x[i] * (z[i] - less);
+            return sum;
+        };
+        ASSERT_EQ(product(table, dtable, 1.0), product(dy, y, 0.0));
+        ASSERT_TRUE(dtable.gaps_untouched() && dy.gaps_untouched());
+    }
+}
+
+TEST(EmbeddingBackward, MistakesAreRefusedBeforeAnythingIsWritten) {
+    std::vector<float> memory(20, 7.0F);
+    const std::vector<std::int32_t> ids{0, 1}, far{0, 3};
+    const TensorView<float, 2> dtable(memory.data(), {3, 2}), dy(memory.data() + 6, {2, 2});
+    const auto message = [&](const auto& numbers, auto slopes, auto table) {
+        return error_text<heed::Error>(
+            [&] { heed::embedding_backward(view_of(numbers), slopes, table); });
+    };
+    EXPECT_EQ(message(far, dy, dtable),
+              "[embedding_backward] an id must be in [0, 3); found 3 at position 1");
+    EXPECT_EQ(message(ids, TensorView<float, 2>(memory.data() + 6, {2, 3}), dtable),
+              "[embedding_backward] dy must have shape [2, 2]; found [2, 3]");
+    EXPECT_EQ(message(ids, TensorView<float, 2>(nullptr, {2, 2}), dtable),
+              "[embedding_backward] dy must point at memory; found null with shape [2, 2]");
+    EXPECT_EQ(message(ids, TensorView<float, 2>(memory.data() + 5, {2, 2}), dtable),
+              "[embedding_backward] dtable must not overlap an input or another output; found "
+              "overlapping memory");
+    EXPECT_THAT(memory, Each(7.0F));
+}
+
 }  // namespace
