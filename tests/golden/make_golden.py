@@ -31,7 +31,7 @@ sys.path.insert(0, str(FOLDER.parents[1] / "examples/02_atom_mapping"))
 from fetch_weights import safetensors_bytes  # noqa: E402
 
 Tensors = Dict[str, Tensor]
-DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
 
 def cast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
@@ -58,13 +58,16 @@ class Golden:
         parameters: Tensors,
         inputs: Tensors,
         compute: Callable[[Tensors, Tensors], Tensors],
+        kept_in: torch.dtype = torch.float32,
     ) -> None:
         """Settings of value None are left out; `compute` runs in its arguments' precision."""
         with torch.no_grad():
             outputs = cast(
-                compute(cast(parameters, torch.float64), cast(inputs, torch.float64)), torch.float32
+                compute(cast(parameters, torch.float64), cast(inputs, torch.float64)), kept_in
             )
-            torch.testing.assert_close(compute(parameters, inputs), outputs, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                compute(parameters, inputs), cast(outputs, torch.float32), rtol=1e-4, atol=1e-4
+            )
         for group, tensors in (("param", parameters), ("in", inputs), ("out", outputs)):
             self.tensors.update({f"{case}/{group}/{name}": t for name, t in tensors.items()})
         given = {name: value for name, value in settings.items() if value is not None}
@@ -438,6 +441,91 @@ def make_encoder_layer() -> None:
     golden.write()
 
 
+# --- Gradients --------------------------------------------------------------------------------
+
+
+Forward = Callable[[nn.Module, Tensors], Tensor]
+
+
+def gradients(module: nn.Module, parameters: Tensors, inputs: Tensors, forward: Forward) -> Tensors:
+    """By autograd, of sum(output * d_output): of floating inputs as d_<name>, of parameters as
+    grad/<name>."""
+    d_output = inputs["d_output"]
+    module = filled(module, parameters)
+    leaves = {n: t.clone() for n, t in inputs.items() if n != "d_output"}
+    wanted = {n: t.requires_grad_() for n, t in leaves.items() if t.is_floating_point()}
+    with torch.enable_grad():
+        forward(module, leaves).backward(d_output)
+    result = {f"d_{name}": leaf.grad for name, leaf in wanted.items()}
+    result.update({f"grad/{name}": p.grad for name, p in module.named_parameters()})
+    return result
+
+
+def make_gradients() -> None:
+    """Batch first; kept in float64, so that a test in double sees its own error alone."""
+    golden = Golden("gradients")
+    batch, lq, heads = 2, 3, 2
+
+    def add(case: str, create: Callable[[], nn.Module], settings: Dict[str, Any], inputs: Tensors,
+            draw: Draw, forward: Forward) -> None:  # fmt: skip
+        width = next(iter(inputs.values())).shape[-1]
+        given = {**inputs, "d_output": draw.normal(batch, lq, width)}
+        golden.add(
+            case, settings, draw.parameters(create()), given,
+            lambda p, g: gradients(create(), p, g, forward), kept_in=torch.float64,
+        )  # fmt: skip
+
+    attention_cases: Dict[str, Dict[str, Any]] = {
+        "mha_self": dict(lk=lq),
+        "mha_cross_masked": dict(lk=4, masked=True),
+        "mha_kdim_vdim": dict(lk=4, kdim=5, vdim=3),
+        "mha_bias_kv": dict(lk=lq, add_bias_kv=True),
+        "mha_bias_kv_zero_attn_masked": dict(
+            lk=4, add_bias_kv=True, add_zero_attn=True, bias=False, masked=True
+        ),
+    }
+    for case, chosen in attention_cases.items():
+        draw, lk, masked = Draw(f"gradients {case}"), chosen.pop("lk"), chosen.pop("masked", False)
+        arguments = {"embed_dim": 6, "num_heads": heads, "batch_first": True, **chosen}
+        module = nn.MultiheadAttention(**arguments)
+        inputs = {
+            "query": draw.normal(batch, lq, module.embed_dim),
+            "key": draw.normal(batch, lk, module.kdim),
+            "value": draw.normal(batch, lk, module.vdim),
+        }
+        if case in ("mha_self", "mha_bias_kv"):
+            inputs["key"] = inputs["value"] = inputs["query"]
+        if masked:
+            blocked = draw_blocked(draw, batch, heads, lq, lk)
+            inputs["attn_mask"] = blocked["2d"]
+            inputs["key_padding_mask"] = blocked["padding"]
+        settings = {
+            "embed_dim": module.embed_dim, "num_heads": heads, "kdim": module.kdim,
+            "vdim": module.vdim, "bias": arguments.get("bias", True),
+            "add_bias_kv": arguments.get("add_bias_kv", False),
+            "add_zero_attn": module.add_zero_attn,
+        }  # fmt: skip
+        add(case, lambda a=arguments: nn.MultiheadAttention(**a), settings, inputs, draw,
+            lambda module, given: module(**given, need_weights=False)[0])  # fmt: skip
+
+    for order, norm_first in (("post", False), ("pre", True)):
+        for activation in ("relu", "gelu"):
+            case = f"encoder_layer_{order}_norm_{activation}"
+            draw = Draw(f"gradients {case}")
+            arguments = {
+                "d_model": 6, "nhead": heads, "dim_feedforward": 5, "activation": activation,
+                "norm_first": norm_first, "batch_first": True,
+            }  # fmt: skip
+            inputs = {"src": draw.normal(batch, lq, arguments["d_model"])}
+            if activation == "gelu":
+                blocked = draw_blocked(draw, batch, heads, lq, lq)
+                inputs["src_mask"] = blocked["2d"]
+                inputs["src_key_padding_mask"] = blocked["padding"]
+            add(case, lambda a=arguments: nn.TransformerEncoderLayer(**a), arguments, inputs, draw,
+                lambda module, given: module(**given))  # fmt: skip
+    golden.write()
+
+
 # --- Functions --------------------------------------------------------------------------------
 
 
@@ -590,6 +678,7 @@ def main() -> None:
     make_bert()
     make_timm()
     make_encoder_layer()
+    make_gradients()
     make_ops()
     make_scaled_dot_product_attention()
 
