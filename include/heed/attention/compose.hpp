@@ -229,9 +229,7 @@ struct BoundRules {
     }
 
     /// False when the derivative of every score is 1.
-    [[nodiscard]] static constexpr bool has_slopes() {
-        return (changes_slopes<Rules>() || ...);
-    }
+    [[nodiscard]] static constexpr bool has_slopes() { return (changes_slopes<Rules>() || ...); }
 
     /// Hides what the rules that are no intervals do not show.
     template <class C>

@@ -132,7 +132,8 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
     /// and mask are those of the last forward, which must have been in training; its dropout is
     /// repeated. Last dimensions must be contiguous, and a gradient must not overlap what is read
     /// or another gradient. Throws ArgumentError without such a forward, else ShapeError or
-    /// ArgumentError, before anything is written. Cost: twice the products of forward.
+    /// ArgumentError, before anything is written. Cost: two products for each projection of
+    /// forward, and heed::scaled_dot_product_attention_backward.
     template <ScorePart Mask = NoMask>
     void backward(TensorView<const T, 3> query, TensorView<const T, 3> key,
                   TensorView<const T, 3> value, TensorView<const T, 3> d_out,
