@@ -171,7 +171,7 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_flag("--resume", options.resume, "Go on from the checkpoint");
     app.add_flag("--quick", options.quick, "A small model and a short way: some seconds");
-    app.add_option("--steps", options.steps, "How many [2000, with --quick 200]")
+    app.add_option("--steps", options.steps, "How many [1500, with --quick 500]")
         ->check(CLI::PositiveNumber);
     app.add_option("--stop-after", options.stop_after, "Stop and save after so many steps more")
         ->check(CLI::PositiveNumber);

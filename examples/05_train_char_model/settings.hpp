@@ -12,20 +12,20 @@ using heed::Index;
 
 struct Settings {
     // The model.
-    Index layers = 4;
+    Index layers = 3;
     Index heads = 4;
     Index dim = 128;         ///< width of a letter's vector, d_model
     Index hidden_dim = 512;  ///< of the feed-forward networks
-    Index context = 128;     ///< letters that it sees at most
+    Index context = 64;      ///< letters that it sees at most
 
     // A step.
-    Index batch = 16;  ///< windows of `context` letters
+    Index batch = 32;  ///< windows of `context` letters
     Index shards = 4;  ///< parts of a batch that may run on threads of their own; divides it
 
     // The way.
-    Index steps = 2000;
+    Index steps = 1500;
     Index warmup_steps = 100;
-    double peak_rate = 2e-3;
+    double peak_rate = 6e-3;
     double floor_rate = 1e-4;
     double weight_decay = 0.1;
     double max_gradient_norm = 1.0;
@@ -41,12 +41,10 @@ struct Settings {
                 .heads = 2,
                 .dim = 64,
                 .hidden_dim = 256,
-                .context = 64,
-                .steps = 200,
-                .warmup_steps = 20,
-                .peak_rate = 4e-3,
-                .validate_every = 25,
-                .validation_windows = 64};
+                .context = 32,
+                .steps = 500,
+                .warmup_steps = 40,
+                .peak_rate = 1e-2};
     }
 
     /// Calls visit(name, value) for each of them.

@@ -46,13 +46,10 @@ TEST(CharModel, GradientsAreThoseOfCentralDifferences) {
     });
     CharModel<double> gradients = model.make_gradients();
     const std::vector<int> ids = random_ids(random, 6), targets = random_ids(random, 6);
-    const auto loss = [&] {
-        return heed::cross_entropy(model.forward(ids, 3), targets);
-    };
+    const auto loss = [&] { return heed::cross_entropy(model.forward(ids, 3), targets); };
     model.train();
     heed::Tensor<double, 2> dlogits({6, 5});
-    heed::cross_entropy(model.forward(ids, 3), targets, {},
-                                dlogits.view());
+    heed::cross_entropy(model.forward(ids, 3), targets, {}, dlogits.view());
     model.backward(ids, dlogits, gradients);
 
     std::vector<double> found;
