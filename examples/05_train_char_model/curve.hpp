@@ -22,11 +22,11 @@ struct Curve {
     std::vector<double> training;  ///< of each step's batch, before the step
     std::vector<Validation> validation;
 
-    /// The mean training loss of the last 50 steps up to this one (fewer at the begin); one batch
-    /// alone says little. 0 before the first step.
+    /// The mean training loss of the last 100 steps up to this one, or of the last half of fewer;
+    /// one batch alone says little. 0 before the first step.
     [[nodiscard]] double smoothed(Index step) const {
-        constexpr Index window = 50;
-        const Index begin = std::max<Index>(step - window, 0);
+        constexpr Index window = 100;
+        const Index begin = std::max(step - window, step / 2);
         double sum = 0.0;
         for (Index i = begin; i < step; ++i) sum += training[static_cast<std::size_t>(i)];
         return step > begin ? sum / static_cast<double>(step - begin) : 0.0;

@@ -92,7 +92,8 @@ void require_means(const Options& options) {
         throw std::runtime_error("--plot needs gnuplot (Debian and Ubuntu: gnuplot-nox).");
 }
 
-/// Trains up to the last step, to a stop that was asked for, or to Ctrl-C.
+/// Trains up to the last step, to a stop that was asked for, or to Ctrl-C. Saves then, and at each
+/// validation, so that not even a power cut loses much.
 void train(TrainingState& state, const Settings& settings, const Corpus& corpus,
            const Options& options) {
     heed::ThreadPool pool(options.threads);
@@ -103,9 +104,13 @@ void train(TrainingState& state, const Settings& settings, const Corpus& corpus,
     Progress progress(std::cerr, isatty(STDERR_FILENO) != 0, first, settings.steps,
                       settings.batch * settings.context);
     std::signal(SIGINT, end_soon);
-    while (state.step() < end && !interrupted) {
+    bool goes_on = state.step() < end;
+    while (goes_on) {
         trainer.step();
+        goes_on = state.step() < end && !interrupted;
         const auto& validation = state.curve.validation;
+        const bool validated = !validation.empty() && validation.back().step == state.step();
+        if (validated || !goes_on) save_checkpoint(options.checkpoint, state, settings, corpus);
         progress.show(state.step(), state.curve.smoothed(state.step()),
                       validation.empty() ? std::nullopt : std::optional(validation.back().loss));
     }
@@ -138,9 +143,7 @@ int run(const Options& options) {
                   << settings.dim << ", " << state.model.parameter_count() << " weights; sees "
                   << settings.context << " letters\n"
                   << std::flush;
-    const Index first = state.step();
     train(state, settings, corpus, options);
-    if (state.step() > first) save_checkpoint(options.checkpoint, state, settings, corpus);
     if (!options.plot.empty()) write_plot(options.plot, state.curve);
     report(state, settings, options);
     if (interrupted) return exit_interrupted;
@@ -171,7 +174,7 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_flag("--resume", options.resume, "Go on from the checkpoint");
     app.add_flag("--quick", options.quick, "A small model and a short way: some seconds");
-    app.add_option("--steps", options.steps, "How many [1500, with --quick 500]")
+    app.add_option("--steps", options.steps, "How many [3000, with --quick 1000]")
         ->check(CLI::PositiveNumber);
     app.add_option("--stop-after", options.stop_after, "Stop and save after so many steps more")
         ->check(CLI::PositiveNumber);

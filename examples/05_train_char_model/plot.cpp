@@ -48,7 +48,7 @@ std::string plot_script(const std::filesystem::path& file, const Curve& curve) {
               "set xlabel 'step'\n"
               "set ylabel 'loss, nats per letter'\n"
               "plot $training using 1:2 with lines lw 2 lc rgb '#0072b2'"
-              " title 'training, mean of 50 steps'";
+              " title 'training, mean of 100 steps'";
     if (!curve.validation.empty())
         script << ", $validation using 1:2 with linespoints lw 2 pt 7 ps 0.5 lc rgb '#d55e00'"
                   " title 'held out'";

@@ -19,20 +19,20 @@ struct Settings {
     Index context = 64;      ///< letters that it sees at most
 
     // A step.
-    Index batch = 32;  ///< windows of `context` letters
+    Index batch = 16;  ///< windows of `context` letters
     Index shards = 4;  ///< parts of a batch that may run on threads of their own; divides it
 
     // The way.
-    Index steps = 1500;
-    Index warmup_steps = 100;
-    double peak_rate = 6e-3;
+    Index steps = 3000;
+    Index warmup_steps = 200;
+    double peak_rate = 4e-3;
     double floor_rate = 1e-4;
     double weight_decay = 0.1;
     double max_gradient_norm = 1.0;
     std::uint64_t seed = 1;
 
     // The judge.
-    Index validate_every = 50;       ///< steps
+    Index validate_every = 100;      ///< steps
     Index validation_windows = 128;  ///< of `context` letters; a multiple of `batch`
 
     /// A small model and a short way: some seconds.
@@ -42,9 +42,9 @@ struct Settings {
                 .dim = 64,
                 .hidden_dim = 256,
                 .context = 32,
-                .steps = 500,
-                .warmup_steps = 40,
-                .peak_rate = 1e-2};
+                .steps = 1000,
+                .warmup_steps = 60,
+                .peak_rate = 6e-3};
     }
 
     /// Calls visit(name, value) for each of them.

@@ -60,13 +60,14 @@ TEST(CharModelProgress, StaysOnItsLineOfATerminal) {
     EXPECT_TRUE(out.str().ends_with("left\x1b[K\n"));
 }
 
-TEST(CharModelCurve, IsSmoothedOverFiftySteps) {
+TEST(CharModelCurve, IsSmoothedOverAHundredSteps) {
     Curve curve;
     EXPECT_EQ(curve.smoothed(0), 0.0);
-    for (int step = 0; step < 60; ++step) curve.training.push_back(step);
+    for (int step = 0; step < 300; ++step) curve.training.push_back(step);
     EXPECT_EQ(curve.smoothed(1), 0.0);
-    EXPECT_EQ(curve.smoothed(3), 1.0);    // of 0, 1, 2
-    EXPECT_EQ(curve.smoothed(60), 34.5);  // of 10 to 59
+    EXPECT_EQ(curve.smoothed(4), 2.5);      // of 2 and 3, the last half
+    EXPECT_EQ(curve.smoothed(200), 149.5);  // of 100 to 199, which is both
+    EXPECT_EQ(curve.smoothed(300), 249.5);  // of 200 to 299
 }
 
 Curve some_curve() {
@@ -77,7 +78,7 @@ TEST(CharModelPlot, TheScriptHoldsTheNumbersAndTheName) {
     const std::string script = plot_script("it's.svg", some_curve());
     EXPECT_THAT(script, HasSubstr("set terminal svg"));
     EXPECT_THAT(script, HasSubstr("set output 'it''s.svg'\n"));
-    EXPECT_THAT(script, HasSubstr("$training << END\n1 4\n2 3.5\n3 3\nEND\n"));
+    EXPECT_THAT(script, HasSubstr("$training << END\n1 4\n2 3\n3 2.5\nEND\n"));
     EXPECT_THAT(script, HasSubstr("$validation << END\n2 3.25\n3 2.5\nEND\n"));
     EXPECT_THAT(plot_script("a.png", {.training = {1.0}, .validation = {}}),
                 Not(HasSubstr("held out")));

@@ -12,13 +12,12 @@ fail() {
     echo "FAILED: $*" >&2
     exit 1
 }
-train() { "$program" --quick --text "$text" --sample 0 "$@" >>log 2>&1; }
+train() { "$program" --quick --text "$text" --sample 0 "$@" >log 2>&1; }
 refuses() { # SENTENCE ARGUMENT...: exits with 1 and says so
     local status=0
-    train "${@:2}" || status=$?
+    "$program" --quick "${@:2}" >log 2>&1 || status=$?
     ((status == 1)) || fail "status $status of: ${*:2}"
     grep -q -- "$1" log || fail "no '$1' of: ${*:2}"
-    rm -f log
 }
 
 # --stop-after, then --resume: 6 steps = 3 + 3.
@@ -47,9 +46,11 @@ train --steps 40 --checkpoint stopped --resume
 cmp whole40 stopped || fail "interrupted and gone on is not the same as never stopped"
 
 refuses "There is no text at none" --text none
-refuses "There is a checkpoint at whole already" --checkpoint whole
-refuses "found none at 'none'" --checkpoint none --resume
-refuses "found settings.seed 1 in the file, 2 here" --checkpoint whole --resume --steps 6 --seed 2
-refuses "must end in .svg or .png" --checkpoint new --plot loss.jpg
+text=(--text "$text")
+refuses "There is a checkpoint at whole already" "${text[@]}" --checkpoint whole
+refuses "found none at 'none'" "${text[@]}" --checkpoint none --resume
+refuses "found settings.seed 1 in the file, 2 here" "${text[@]}" --checkpoint whole --resume \
+    --steps 6 --seed 2
+refuses "must end in .svg or .png" "${text[@]}" --checkpoint new --plot loss.jpg
 [[ ! -e new ]] || fail "it trained before it refused"
 echo "all as promised"
