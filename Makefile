@@ -27,7 +27,7 @@ help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: CXX=clang++ (another compiler, in a fresh build/), JOBS=$(JOBS)."
 
-demo: ## attention on a sentence, a real chemistry model (WEIGHTS=FILE, REACTION=SMILES, TEXT=FILE), a training
+demo: ## attention on a sentence, a chemistry model, a training (WEIGHTS=, REACTION=, TEXT=)
 	@cmake/setup.sh demo
 	@$(call configure,release)
 	@$(call build,release) --target heed_examples

@@ -39,7 +39,7 @@ struct Options {
     int threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 4u));
     Index sample = 600;
     std::string prompt;
-    double temperature = 0.7;
+    double temperature = 0.6;
 
     [[nodiscard]] Settings settings() const {
         Settings settings = quick ? Settings::quick() : Settings();
@@ -74,7 +74,7 @@ std::ostream& item(std::string_view what) {
     return std::cout << std::left << std::setw(12) << what << std::right;
 }
 
-/// All that could spoil the end is refused at the begin.
+/// What could spoil the end is refused at the begin.
 void require_means(const Options& options) {
     if (!std::filesystem::exists(options.text))
         throw std::runtime_error(
@@ -143,6 +143,9 @@ int run(const Options& options) {
                   << settings.dim << ", " << state.model.parameter_count() << " weights; sees "
                   << settings.context << " letters\n"
                   << std::flush;
+    for (char letter : options.prompt) (void)corpus.alphabet.id(letter);
+    // At once, so that a place that cannot be written is refused before the work.
+    if (!options.resume) save_checkpoint(options.checkpoint, state, settings, corpus);
     train(state, settings, corpus, options);
     if (!options.plot.empty()) write_plot(options.plot, state.curve);
     report(state, settings, options);

@@ -51,6 +51,8 @@ refuses "There is a checkpoint at whole already" "${text[@]}" --checkpoint whole
 refuses "found none at 'none'" "${text[@]}" --checkpoint none --resume
 refuses "found settings.seed 1 in the file, 2 here" "${text[@]}" --checkpoint whole --resume \
     --steps 6 --seed 2
+refuses "no way to write 'none/new'" "${text[@]}" --checkpoint none/new
+refuses "a letter must occur in the text" "${text[@]}" --checkpoint new --prompt "#"
 refuses "must end in .svg or .png" "${text[@]}" --checkpoint new --plot loss.jpg
 [[ ! -e new ]] || fail "it trained before it refused"
 echo "all as promised"

@@ -90,6 +90,20 @@ TEST(CharModel, SeesNoLetterThatComesLater) {
     for (Index place : {2, 3}) EXPECT_NE(row(before, place), row(after, place));
 }
 
+TEST(CharModel, RowsDoNotDependOnTheirBatch) {
+    support::Random random;
+    SCOPED_TRACE(random.describe());
+    CharModel<double> model = small_model<double>();
+    const std::vector<int> ids = random_ids(random, 12);
+    const heed::Tensor<double, 2> together(model.forward(ids, 4));
+    for (std::size_t row = 0; row < 3; ++row) {
+        const auto alone = model.forward(std::span(ids).subspan(4 * row, 4), 4);
+        const auto begin = static_cast<Index>(4 * row);
+        // Products of other sizes may sum in another order.
+        EXPECT_TRUE(heed::all_close(alone, together.view().slice(0, begin, 4), 1e-12, 1e-12));
+    }
+}
+
 TEST(CharModel, HasTheWeightsOfItsSizes) {
     const CharModel<float> model = small_model<float>();
     const Index layer = 4 * (4 * 4 + 4)                         // attention: q, k, v, out
