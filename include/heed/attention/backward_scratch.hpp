@@ -4,10 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <initializer_list>
-#include <string_view>
 
 #include "heed/attention/tiling.hpp"
+#include "heed/base/scratch.hpp"
 #include "heed/ops/tile_rows.hpp"
 
 namespace heed::inline v0::detail {
@@ -34,32 +33,6 @@ class KeyChunks {
     Index kv_len_;
     Index keys_;
     Index count_;
-};
-
-/// Hands out memory in whole cache lines. Without memory, it only counts.
-template <class C>
-class LineAllocator {
-  public:
-    explicit LineAllocator(C* memory) : memory_(memory) {}
-
-    /// As many elements of T (C unless named) as the product of the extents.
-    template <class T = C>
-    [[nodiscard]] T* take(std::initializer_list<Index> extents) {
-        CheckedSize<> bytes(where, sizeof(T));
-        for (Index extent : extents) bytes *= static_cast<std::uint64_t>(extent);
-        const std::uint64_t lines = (bytes + (scratch_alignment - 1)).bytes() / scratch_alignment;
-        const Index begin = used_.index();
-        used_ += (CheckedSize<>(where, lines) * (scratch_alignment / sizeof(C))).bytes();
-        return memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + begin);
-    }
-    /// Elements of C so far.
-    [[nodiscard]] CheckedSize<> used() const { return used_; }
-
-  private:
-    static constexpr std::string_view where = "attention_backward_workspace_bytes";
-
-    C* memory_;
-    CheckedSize<> used_{where, 0};
 };
 
 /// Rows of features are padded to whole registers of any width.

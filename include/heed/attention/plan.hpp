@@ -15,9 +15,6 @@ namespace detail {
 
 inline constexpr std::string_view sdpa_name = "scaled_dot_product_attention";
 
-/// Scratch memory begins at a cache line.
-inline constexpr std::size_t scratch_alignment = 64;
-
 /// A checked attention: views that fit each other, defaults resolved, rules bound.
 template <class Q, class K, class V, class Rules>
 struct AttentionPlan {

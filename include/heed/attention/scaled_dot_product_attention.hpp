@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "heed/attention/compose.hpp"
 #include "heed/attention/fused.hpp"
@@ -14,6 +13,7 @@
 #include "heed/attention/relative_bias.hpp"
 #include "heed/attention/score.hpp"
 #include "heed/attention/textbook.hpp"
+#include "heed/base/scratch.hpp"
 #include "heed/tensor/tensor.hpp"
 
 namespace heed::inline v0 {
@@ -40,14 +40,6 @@ template <StorageScalar T>
 
 namespace detail {
 
-/// A workspace that is given must suffice.
-inline void require_workspace(std::string_view where, std::span<std::byte> workspace,
-                              std::size_t needed) {
-    if (!workspace.empty() && workspace.size() < needed)
-        fail<ArgumentError>(where, "the workspace must have at least ", needed, " bytes; found ",
-                            workspace.size());
-}
-
 /// Who computes an attention, on which path and in how much memory.
 template <class T>
 struct Execution : Workers {
@@ -60,29 +52,6 @@ struct Execution : Workers {
           scratch_bytes(attention_workspace_bytes<T>(shape, row_by_row, executor.concurrency())) {
         require_workspace(sdpa_name, options.workspace, scratch_bytes);
     }
-};
-
-/// The caller's workspace, aligned, or memory of its own when none was given.
-class Scratch {
-  public:
-    Scratch(std::size_t needed, std::span<std::byte> workspace) {
-        if (workspace.empty()) {
-            owned_ = std::make_unique_for_overwrite<std::byte[]>(needed);
-            workspace = {owned_.get(), needed};
-        }
-        void* begin = workspace.data();
-        std::size_t space = workspace.size();
-        memory_ = std::align(scratch_alignment, needed - scratch_alignment, begin, space);
-    }
-
-    template <class C>
-    [[nodiscard]] C* as() const {
-        return static_cast<C*>(memory_);
-    }
-
-  private:
-    std::unique_ptr<std::byte[]> owned_;
-    void* memory_ = nullptr;
 };
 
 template <class Q, class K, class V>
