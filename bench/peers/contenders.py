@@ -65,21 +65,19 @@ class Inputs:
     def _exact_gradients(self):
         """All gradients of the first and the last head, by the formula."""
         heads = sorted({0, self.case.heads - 1})
-        one_head = [self._head_gradients(head) for head in heads]
-        largest = contest.Magnitudes(*(max(values) for values in
-                                       zip(*(dataclasses.astuple(m) for _, m in one_head))))
-        allowed = contest.gradient_tolerances(self.case, largest)
-        return {name: Exact(lambda gradient: gradient[0, heads],
-                            torch.stack([gradients[name] for gradients, _ in one_head]),
-                            allowed[name]) for name in allowed}
+        *gradients, largest_scores = zip(*(self._head_gradients(head) for head in heads))
+        exact = {}
+        for name, of_heads in zip(("dq", "dk", "dv"), gradients):
+            expected = torch.stack(of_heads)
+            allowed = contest.gradient_tolerance(self.case, max(largest_scores), _largest(expected))
+            exact[name] = Exact(lambda gradient: gradient[0, heads], expected, allowed)
+        return exact
 
     def _head_gradients(self, head):
-        """Gradients by name, and magnitudes; some queries at a time, to save memory."""
+        """dq, dk, dv and the largest score; some queries at a time, to save memory."""
         q, k, v, d_out = (x[0, head].double() for x in (self.q, self.k, self.v, self.d_out))
-        scale = self.case.head_dim**-0.5
+        scale, largest_score = self.case.head_dim**-0.5, 0.0
         dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
-        key_weights = torch.zeros(self.case.length, dtype=torch.float64)
-        largest_score = largest_d_weight = 0.0
         for rows in torch.arange(self.case.length).split(256):
             scores = self._scores(q[rows], k, rows)
             weights, d_weights = scores.softmax(-1), d_out[rows] @ v.mT
@@ -87,12 +85,8 @@ class Inputs:
             dq[rows] = scale * d_scores @ k
             dk += scale * d_scores.mT @ q[rows]
             dv += weights.mT @ d_out[rows]
-            key_weights += weights.sum(0)
             largest_score = max(largest_score, _largest(scores))
-            largest_d_weight = max(largest_d_weight, _largest(d_weights))
-        largest = contest.Magnitudes(largest_score, largest_d_weight, _largest(key_weights),
-                                     _largest(q), _largest(k), _largest(d_out))
-        return {"dq": dq, "dk": dk, "dv": dv}, largest
+        return dq, dk, dv, largest_score
 
 
 def _largest(values):

@@ -11,7 +11,6 @@ import time
 
 HEED = "heed"
 FORWARD, TRAINING = "forward", "training"
-UNIT_ROUNDOFF = 2.0**-24  # of float
 FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 3, 7, 15
 
 
@@ -68,39 +67,19 @@ class Disagreement(Exception):
     """A contender computes something else."""
 
 
-def _roundings(case, largest_score):
-    """What a weight suffers, in unit roundoffs: a score is a sum of head_dim roundings, a sum over
-    keys one of `length`, which are taken as random."""
-    return math.sqrt(case.head_dim) * largest_score + math.sqrt(case.length)
-
-
 def tolerance(case, largest_score, largest_value):
-    """How far a float output may be from the exact one. Wrong masks or scales are far outside."""
-    return UNIT_ROUNDOFF * _roundings(case, largest_score) * largest_value
+    """How far a float result may be from the exact one: a score is a sum of head_dim roundings, an
+    output one of `length`, which are taken as random. Wrong masks or scales are far outside."""
+    unit_roundoff = 2.0**-24
+    roundings = math.sqrt(case.head_dim) * largest_score + math.sqrt(case.length)
+    return unit_roundoff * roundings * largest_value
 
 
-@dataclasses.dataclass
-class Magnitudes:
-    """The largest ones on the way back."""
-
-    score: float
-    d_weight: float  # of d_out . v
-    key_weights: float  # all weights that queries give to one key, added up
-    q: float
-    k: float
-    d_out: float
-
-
-def gradient_tolerances(case, largest):
-    """How far float gradients may be from the exact ones, by name. The gradient of a score is its
-    weight times a difference of two numbers like d_weight, each a sum of head_dim roundings; the
-    weights of a query add up to 1, those of a key to key_weights."""
-    of_weight = UNIT_ROUNDOFF * _roundings(case, largest.score)
-    of_score = 2 * largest.d_weight * (of_weight + UNIT_ROUNDOFF * math.sqrt(case.head_dim))
-    of_score /= math.sqrt(case.head_dim)  # the scale
-    return {"dq": of_score * largest.k,
-            "dk": of_score * largest.key_weights * largest.q,
-            "dv": of_weight * largest.key_weights * largest.d_out}
+def gradient_tolerance(case, largest_score, largest_gradient):
+    """The same for gradients of q, k or v. Their terms are weights times a difference of two sums,
+    hence twice. Inputs are random: terms cancel no more than chance has it, so that the largest
+    gradient tells how large they are."""
+    return tolerance(case, largest_score, 2 * largest_gradient)
 
 
 def largest_difference(actual, expected):
