@@ -70,8 +70,7 @@ HEED_INLINE void random_words(const DropoutTile& at, std::uint64_t block, std::u
 
 template <class T>
 void drop(T* weights, Index row, Index keys, const DropoutTile& at, T scale) {
-    typedef std::make_unsigned_t<std::remove_reference_t<decltype(Bits<T>{}[0])>> Unsigned
-        __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    using Unsigned = WrappingBits<T>;
     // At least `threshold` is more than threshold - 1, which has 32 bits even for 2^32.
     const Unsigned last_dropped = static_cast<std::uint32_t>(at.threshold - 1) - Unsigned{};
     const std::uint64_t end_key = at.first_key + static_cast<std::uint64_t>(keys);

@@ -107,12 +107,14 @@ template <class T>
 HEED_INLINE Pack<T> power_of_eighths(Bits<T> n) {
     typedef Bits<T> Table __attribute__((aligned(sizeof(T)), may_alias));
     const Bits<T> table = *reinterpret_cast<const Table*>(eighths<T>);
-    return (Pack<T>)(lookup(table, n) + (n << (mantissa_bits<T> - 3)));
+    const WrappingBits<T> exponent = (WrappingBits<T>)n << (mantissa_bits<T> - 3);
+    return (Pack<T>)((WrappingBits<T>)lookup(table, n) + exponent);
 }
 /// 2^n likewise.
 template <class T>
 HEED_INLINE Pack<T> power_of(Bits<T> n) {
-    return (Pack<T>)((Bits<T>)broadcast(T(1)) + (n << mantissa_bits<T>));
+    const WrappingBits<T> exponent = (WrappingBits<T>)n << mantissa_bits<T>;
+    return (Pack<T>)((WrappingBits<T>)broadcast(T(1)) + exponent);
 }
 
 template <class T>

@@ -8,18 +8,23 @@ struct PackOf<float> {
     typedef float type __attribute__((vector_size(HEED_VECTOR_BYTES)));
     typedef float unaligned __attribute__((vector_size(HEED_VECTOR_BYTES), aligned(4), may_alias));
     typedef std::int32_t bits __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    typedef std::uint32_t words __attribute__((vector_size(HEED_VECTOR_BYTES)));
 };
 template <>
 struct PackOf<double> {
     typedef double type __attribute__((vector_size(HEED_VECTOR_BYTES)));
     typedef double unaligned __attribute__((vector_size(HEED_VECTOR_BYTES), aligned(8), may_alias));
     typedef std::int64_t bits __attribute__((vector_size(HEED_VECTOR_BYTES)));
+    typedef std::uint64_t words __attribute__((vector_size(HEED_VECTOR_BYTES)));
 };
 
 template <class T>
 using Pack = typename PackOf<T>::type;
 template <class T>
 using Bits = typename PackOf<T>::bits;
+/// Bits whose sums may wrap.
+template <class T>
+using WrappingBits = typename PackOf<T>::words;
 
 template <class T>
 inline constexpr int lanes = HEED_VECTOR_BYTES / static_cast<int>(sizeof(T));
