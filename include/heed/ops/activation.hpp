@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <numbers>
-#include <tuple>
 
 #include "heed/ops/row_parts.hpp"
 #include "heed/simd/layer_dispatch.hpp"
@@ -78,23 +77,6 @@ template <ComputeScalar T>
     return (1 + t) / 2 + x / 2 * rest * root * (1 + 3 * T(0.044715) * x * x);
 }
 
-namespace detail {
-
-/// Calls f(rows ..) for all rows of views of one shape; a dense tensor is one long row.
-template <class F, int Rank, class... T>
-void for_each_long_row(const F& f, TensorView<T, Rank>... views) {
-    if constexpr (Rank == 1) {
-        f(views...);
-    } else if ((views.is_contiguous() && ...)) {
-        f(TensorView<T, 1>(views.data(), Shape<1>(views.element_count()))...);
-    } else {
-        const Index rows = std::get<0>(std::tuple(views...)).extent(0);
-        for (Index i = 0; i < rows; ++i) for_each_long_row(f, views.select(0, i)...);
-    }
-}
-
-}  // namespace detail
-
 /// Replaces every element by its activation, within 6 units in the last place of the result, and
 /// where x is negative 2 x^2 more. Half types are computed in float. Throws ShapeError when elements
 /// of x share memory, ArgumentError for null, before anything is written.
@@ -104,14 +86,10 @@ void apply_activation(Activation activation, TensorView<T, Rank> x) {
     detail::require_output("apply_activation", "the tensor", x, x.shape());
     if (activation == Activation::none) return;
     const auto apply = [&](TensorView<T, 1> row) {
-        detail::RowParts<C, const T> from(row);
-        detail::RowParts<C, T> to(row);
+        detail::RowParts<C, T> parts(row);
         detail::for_each_part(row.extent(0), [&](Index first, Index count) {
-            C* const here = to.place(first);
-            if (const C* const read = from.read(first, count); read != here)
-                std::copy_n(read, count, here);
-            detail::layer_kernels<C>().activate(activation, here, count);
-            to.store(first, count);
+            detail::layer_kernels<C>().activate(activation, parts.edit(first, count), count);
+            parts.store(first, count);
         });
     };
     detail::for_each_long_row(apply, x);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 #include <type_traits>
 
 #include "heed/tensor/elementwise.hpp"
@@ -18,6 +19,19 @@ inline constexpr Index row_part = 1024;
 template <class F>
 void for_each_part(Index columns, const F& f) {
     for (Index c = 0; c < columns; c += row_part) f(c, std::min(row_part, columns - c));
+}
+
+/// Calls f(rows ..) for all rows of views of one shape; a dense tensor is one long row.
+template <class F, int Rank, class... T>
+void for_each_long_row(const F& f, TensorView<T, Rank>... views) {
+    if constexpr (Rank == 1) {
+        f(views...);
+    } else if ((views.is_contiguous() && ...)) {
+        f(TensorView<T, 1>(views.data(), Shape<1>(views.element_count()))...);
+    } else {
+        const Index rows = std::get<0>(std::tuple(views...)).extent(0);
+        for (Index i = 0; i < rows; ++i) for_each_long_row(f, views.select(0, i)...);
+    }
 }
 
 /// A row, or a null one. Scratch holds one part at a time.
@@ -39,7 +53,12 @@ class RowParts {
         C* const here = in_place(first);
         return here != nullptr ? here : scratch_.data();
     }
-    /// After the last write to the place.
+    /// The part as dense numbers to change.
+    [[nodiscard]] C* edit(Index first, Index count) requires(!std::is_const_v<T>) {
+        (void)read(first, count);
+        return place(first);
+    }
+    /// After the last write to the part.
     void store(Index first, Index count) requires(!std::is_const_v<T>) {
         if (in_place(first) != nullptr) return;
         for (Index c = 0; c < count; ++c)
