@@ -71,7 +71,7 @@ TYPED_TEST(ProductOf, PackedWeightsGiveTheBitsOfWeightsInPlace) {
     Random& random = this->source;
     SCOPED_TRACE(random.describe());
     for (int trial = 0; trial < 60; ++trial) {
-        const Index rows = random.integer(5, 150), in = random.integer(0, 300);
+        const Index rows = random.integer(1, 150), in = random.integer(0, 300);
         const Index out = random.integer(1, 200);
         const auto x = random_matrix<T>(random, rows, in), w = random_matrix<T>(random, out, in);
         const auto b = random_row<T>(random, out);
@@ -141,7 +141,7 @@ template <class T>
 Tensor<T, 2> step_by_step(TensorView<const T, 2> x, const ProductWeights<T>& weights,
                           const ProductFinish<T>& finish, TensorView<const T, 2> residual) {
     Tensor<T, 2> y = multiply<T>(x, weights);
-    if (finish.gate != nullptr) {
+    if (finish.gate) {
         Tensor<T, 2> gate = multiply<T>(x, *finish.gate);
         apply_activation(finish.activation, gate.view());
         heed::detail::for_each_element([](T& to, T by) { to *= by; }, y.view(), gate.view());
@@ -169,11 +169,12 @@ TYPED_TEST(ProductOf, WhatIsDoneAtOnceIsWhatIsDoneStepByStep) {
         const bool is_packed = random.chance(0.5);
         const ProductWeights<T> weights{w, b, is_packed ? &packed : nullptr};
         const ProductWeights<T> gate{g, gb, is_packed ? &packed_gate : nullptr};
-        Tensor<T, 2> before({rows, out});
+        Tensor<T, 2> before({rows, out}), gate_before({rows, out});
         ProductFinish<T> finish;
         finish.activation = static_cast<Activation>(random.integer(0, 4));
-        if (random.chance(0.5)) finish.gate = &gate;
+        if (random.chance(0.5)) finish.gate = gate;
         if (random.chance(0.5)) finish.before = RowList<T>(before.view());
+        if (finish.gate && random.chance(0.5)) finish.gate_before = RowList<T>(gate_before.view());
         TensorView<const T, 2> added;
         if (random.chance(0.5)) {
             added = residual;
@@ -189,6 +190,9 @@ TYPED_TEST(ProductOf, WhatIsDoneAtOnceIsWhatIsDoneStepByStep) {
                                 (std::abs(expected.view()(i, c)) + 4));
         if (!finish.before.is_absent()) {
             ASSERT_EQ(elements(before.view()), elements(multiply<T>(x, weights).view()));
+        }
+        if (!finish.gate_before.is_absent()) {
+            ASSERT_EQ(elements(gate_before.view()), elements(multiply<T>(x, gate).view()));
         }
     }
 }

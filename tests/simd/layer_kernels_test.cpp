@@ -172,7 +172,8 @@ TYPED_TEST(LayerKernelsTest, RowsAreFinishedByTheFormula) {
         Row<T> sums(this->random, rows * row), gate(this->random, rows * row);
         Row<T> scale(this->random, columns), bias(this->random, columns);
         Row<T> gate_scale(this->random, columns), gate_bias(this->random, columns);
-        Row<T> residual(this->random, rows * stride), before(this->random, rows * stride);
+        Row<T> residual(this->random, rows * stride), kept_x(this->random, rows * stride);
+        Row<T> kept_g(this->random, rows * stride);
         Row<T> out(this->random, rows * stride);
         const Row<T> out_before = out;
         RowFinish<T> f;
@@ -182,8 +183,9 @@ TYPED_TEST(LayerKernelsTest, RowsAreFinishedByTheFormula) {
         if (has()) f.gate = gate.data();
         if (f.gate != nullptr && has()) f.gate_scale = gate_scale.data();
         if (f.gate != nullptr && has()) f.gate_bias = gate_bias.data();
-        if (has()) f.before = before.data(), f.before_stride = stride;
-        if (has()) f.residual = residual.data(), f.residual_stride = stride;
+        if (has()) f.x = {kept_x.data(), stride};
+        if (has()) f.g = {kept_g.data(), stride};
+        if (has()) f.residual = {residual.data(), stride};
         this->kernels.finish_rows(sums.data(), row, rows, columns, f, out.data(), stride);
 
         for (Index r = 0; r < rows; ++r)
@@ -203,10 +205,12 @@ TYPED_TEST(LayerKernelsTest, RowsAreFinishedByTheFormula) {
                 const Wide gated = affine(gate[in], f.gate_scale, f.gate_bias);
                 const Wide result = f.gate != nullptr ? value * activated(f.activation, gated)
                                                       : activated(f.activation, value);
-                const Wide added = f.residual != nullptr ? residual[at] : 0;
+                const Wide added = f.residual.data != nullptr ? residual[at] : 0;
                 // Sums of a few normal numbers, each step with an error of a unit or two.
                 this->expect_near(out[at], result + added, 200, "result");
-                if (f.before != nullptr) this->expect_near(before[at], value, 20, "before");
+                if (f.x.data != nullptr) this->expect_near(kept_x[at], value, 20, "x");
+                if (f.g.data != nullptr && f.gate != nullptr)
+                    this->expect_near(kept_g[at], gated, 20, "g");
             }
         out.expect_untouched();
     }

@@ -160,26 +160,41 @@ class GroupAttention {
     const LaneTiling& tiling_;
 };
 
-/// Attention tile by tile, the tiles shared out among the workers. `memory` holds
-/// FusedScratch::element_count elements for each worker.
+/// Attention tile by tile, in pieces that different workers may take. `memory` holds
+/// FusedScratch::element_count elements for each of the workers.
 /// Cost: 2 * (head_dim + value_dim) operations for each pair of query and key in a tile that is
 /// not empty.
 template <class Plan, class C>
-void fused_attention(const Plan& plan, const ExecutorRef& executor, C* memory) {
-    const TileKernels<C>& kernels = tile_kernels<C>();
-    const Index per_worker = FusedScratch<C>::element_count(plan.shape).index();
-    const LaneTiling tiling(plan.shape.q_len, kernels.lanes);
-    const int workers = executor.concurrency();
-    const Schedule items(plan, tiling, kernels.lanes, workers);
-    const GroupAttention<Plan, C> group(plan, kernels, tiling);
-    const auto run = [&](Index index, int worker) {
-        const FusedScratch<C> scratch(plan.shape, memory + worker * per_worker);
+class FusedAttention {
+  public:
+    FusedAttention(const Plan& plan, int workers, C* memory)
+        : plan_(plan),
+          kernels_(tile_kernels<C>()),
+          tiling_(plan.shape.q_len, kernels_.lanes),
+          items_(plan, tiling_, kernels_.lanes, workers),
+          workers_(workers),
+          per_worker_(FusedScratch<C>::element_count(plan.shape).index()),
+          memory_(memory) {}
+
+    [[nodiscard]] Index count() const { return items_.count(); }
+
+    void operator()(Index piece, int worker) const {
+        const FusedScratch<C> scratch(plan_.shape, memory_ + worker * per_worker_);
+        const GroupAttention<Plan, C> group(plan_, kernels_, tiling_);
         // Each worker takes the next item that nobody has: this one's next is likely so far on.
-        const Index next_index = index + workers;
-        const WorkItem next = items[next_index];
-        group.attend(items[index], next_index < items.count() ? &next : nullptr, scratch);
-    };
-    executor.parallel_for(items.count(), run);
-}
+        const Index next_index = piece + workers_;
+        const WorkItem next = items_[next_index];
+        group.attend(items_[piece], next_index < items_.count() ? &next : nullptr, scratch);
+    }
+
+  private:
+    const Plan& plan_;
+    const TileKernels<C>& kernels_;
+    LaneTiling tiling_;
+    Schedule items_;
+    int workers_;
+    Index per_worker_;
+    C* memory_;
+};
 
 }  // namespace heed::inline v0::detail

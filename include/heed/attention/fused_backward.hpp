@@ -14,6 +14,7 @@
 
 #include "heed/attention/backward_keys.hpp"
 #include "heed/attention/plan.hpp"
+#include "heed/base/stages.hpp"
 #include "heed/simd/dispatch.hpp"
 
 namespace heed::inline v0::detail {
@@ -139,50 +140,70 @@ struct BackwardMemory {
     }
 };
 
-/// The kv heads one by one, or their chunks where these are too few for the workers; the
-/// arithmetic is the same.
-template <class Plan, class C>
-void run_backward(const BackwardAttention<Plan, C>& backward, const AttentionShape& s,
-                  const HeadSlots& slots, const BackwardLayout<C>& layout,
-                  const ExecutorRef& executor, C* memory) {
-    if (!layout.splits_heads()) {
-        executor.parallel_for(slots.count(), [&](Index slot, int worker) {
-            slots.for_each_head(slot, [&](Index head) {
-                backward.run_head(head, slots.part_of(slot), layout.group(worker, memory),
-                                  layout.worker(worker, memory));
-            });
-        });
-        return;
-    }
-    const Index kv_heads = s.batch * s.kv_heads, chunks = KeyChunks(s.kv_len).count();
-    const Index tiles = backward.tiles();
-    executor.parallel_for(kv_heads * tiles, [&](Index index, int) {
-        backward.load(index / tiles, index % tiles, layout.group(index / tiles, memory));
-    });
-    executor.parallel_for(kv_heads * chunks, [&](Index index, int worker) {
-        const Index head = index / chunks, chunk = index % chunks;
-        const GroupScratch<C> group = layout.group(head, memory);
-        backward.add_keys(head, {chunk, 0}, group, group.dq(chunk), layout.worker(worker, memory));
-    });
-    executor.parallel_for(kv_heads * tiles, [&](Index index, int worker) {
-        backward.store_dq(index / tiles, index % tiles, chunks, layout.group(index / tiles, memory),
-                          layout.worker(worker, memory));
-    });
-}
-
-/// Gradients tile by tile, shared out among the workers. `memory` holds
-/// BackwardMemory::element_count elements.
+/// Gradients tile by tile, in stages whose pieces different workers may take: the kv heads one by
+/// one, or their chunks where these are too few for the workers; the arithmetic is the same.
+/// `memory` holds BackwardMemory::element_count elements for so many workers.
 /// Cost: 2 * (3 * head_dim + 2 * value_dim) operations for each pair of query and key in a tile
 /// that is not empty.
 template <class Plan, class C>
-void fused_attention_backward(const Plan& plan, const ExecutorRef& executor, C* memory) {
-    const BackwardMemory<decltype(plan.rules), C> plot(plan.rules, plan.shape,
-                                                       executor.concurrency(), memory);
-    const BackwardAttention<Plan, C> backward(plan, tile_kernels<C>(), plot.rule_gradients);
-    plot.rule_gradients.clear_matrices(executor);
-    run_backward(backward, plan.shape, plot.rule_gradients.slots(), plot.layout, executor,
-                 memory + plot.used.used().index());
-    plot.rule_gradients.store(executor);
-}
+class FusedBackward {
+  public:
+    FusedBackward(const Plan& plan, int workers, C* memory)
+        : plot_(plan.rules, plan.shape, workers, memory),
+          backward_(plan, tile_kernels<C>(), plot_.rule_gradients),
+          memory_(memory + plot_.used.used().index()),
+          kv_heads_(plan.shape.batch * plan.shape.kv_heads),
+          chunks_(KeyChunks(plan.shape.kv_len).count()) {}
+    /// The parts refer to each other.
+    FusedBackward(const FusedBackward&) = delete;
+    FusedBackward& operator=(const FusedBackward&) = delete;
+    ~FusedBackward() = default;
+
+    void add_to(Stages& stages) const {
+        using OfRules = typename BackwardAttention<Plan, C>::OfRules;
+        const OfRules& rules = plot_.rule_gradients;
+        stages.then(rules.rows_to_clear(), ParallelTask::of<&OfRules::clear_row>(rules));
+        if (!plot_.layout.splits_heads()) {
+            stages.then(rules.slots().count(), ParallelTask::of<&FusedBackward::run_slot>(*this));
+        } else {
+            const Index tiles = kv_heads_ * backward_.tiles();
+            stages.then(tiles, ParallelTask::of<&FusedBackward::load_tile>(*this));
+            stages.then(kv_heads_ * chunks_, ParallelTask::of<&FusedBackward::add_chunk>(*this));
+            stages.then(tiles, ParallelTask::of<&FusedBackward::store_tile>(*this));
+        }
+        stages.then(rules.rows_to_store(), ParallelTask::of<&OfRules::store_row>(rules));
+    }
+
+  private:
+    void run_slot(Index slot, int worker) const {
+        const HeadSlots& slots = plot_.rule_gradients.slots();
+        slots.for_each_head(slot, [&](Index head) {
+            backward_.run_head(head, slots.part_of(slot), plot_.layout.group(worker, memory_),
+                               plot_.layout.worker(worker, memory_));
+        });
+    }
+
+    void load_tile(Index piece, int /*worker*/) const {
+        const Index head = piece / backward_.tiles();
+        backward_.load(head, piece % backward_.tiles(), plot_.layout.group(head, memory_));
+    }
+    void add_chunk(Index piece, int worker) const {
+        const Index head = piece / chunks_, chunk = piece % chunks_;
+        const GroupScratch<C> group = plot_.layout.group(head, memory_);
+        backward_.add_keys(head, {chunk, 0}, group, group.dq(chunk),
+                           plot_.layout.worker(worker, memory_));
+    }
+    void store_tile(Index piece, int worker) const {
+        const Index head = piece / backward_.tiles();
+        backward_.store_dq(head, piece % backward_.tiles(), chunks_,
+                           plot_.layout.group(head, memory_),
+                           plot_.layout.worker(worker, memory_));
+    }
+
+    BackwardMemory<decltype(Plan::rules), C> plot_;
+    BackwardAttention<Plan, C> backward_;
+    C* memory_;
+    Index kv_heads_, chunks_;
+};
 
 }  // namespace heed::inline v0::detail

@@ -8,7 +8,7 @@
 
 #include "heed/base/executor.hpp"
 #include "heed/ops/dropout.hpp"
-#include "heed/tensor/view.hpp"
+#include "heed/tensor/checks.hpp"
 
 namespace heed::inline v0 {
 
@@ -47,6 +47,11 @@ struct AttentionOptions {
 
     /// Scratch memory of at least attention_workspace_bytes; when empty, it is allocated.
     std::span<std::byte> workspace = {};
+
+    /// True where weights or scores are asked for, which are made by the definition, row by row.
+    [[nodiscard]] bool row_by_row() const {
+        return detail::is_wanted(weights) || detail::is_wanted(scores);
+    }
 };
 
 }  // namespace heed::inline v0

@@ -111,16 +111,21 @@ class RuleGradients {
     /// Tiles of slopes that are needed; without gradients, one.
     [[nodiscard]] int slope_tiles() const { return are_wanted() ? Rules::slope_tiles() : 1; }
 
-    /// Before all else: zeros in the sums that grow with queries times keys.
-    void clear_matrices(const ExecutorRef& executor) const {
+    /// Before all else: zeros in the sums that grow with queries times keys, row by row.
+    [[nodiscard]] Index rows_to_clear() const {
+        Index rows = 0;
+        rules_.for_each_gradient([&](std::size_t, const auto& rule) {
+            if (is_matrix(rule.gradient)) rows += slots_.parts() * rows_of(rule.gradient);
+        });
+        return rows;
+    }
+    void clear_row(Index row, int /*worker*/) const {
         rules_.for_each_gradient([&](std::size_t index, const auto& rule) {
             if (!is_matrix(rule.gradient)) return;
-            for (Index part = 0; part < slots_.parts(); ++part)
-                for_each_row(
-                    executor, rule.gradient,
-                    [sums = matrix(index, rule.gradient, part)](Index b, Index h, Index i) {
-                        fill(sums.select(0, b).select(0, h).select(0, i), C(0));
-                    });
+            const Index rows = rows_of(rule.gradient), all = slots_.parts() * rows;
+            if (row >= 0 && row < all)
+                fill(row_of(matrix(index, rule.gradient, row / rows), row % rows), C(0));
+            row -= all;
         });
     }
 
@@ -159,18 +164,20 @@ class RuleGradients {
         });
     }
 
-    /// After all else: adds the sums and writes the gradients.
-    void store(const ExecutorRef& executor) const {
+    /// After all else: adds the sums and writes the gradients, row by row.
+    [[nodiscard]] Index rows_to_store() const {
+        Index rows = 0;
+        rules_.for_each_gradient([&](std::size_t, const auto& rule) {
+            if (is_stored(rule.gradient)) rows += rows_of(rule.gradient);
+        });
+        return rows;
+    }
+    void store_row(Index row, int /*worker*/) const {
         rules_.for_each_gradient([&](std::size_t index, const auto& rule) {
-            const auto& to = rule.gradient;
-            if (is_matrix(to) && is_summed_in_place(to)) return;
-            for_each_row(executor, to, [&](Index b, Index h, Index i) {
-                C* const sum = is_matrix(to) ? sum_of_parts(index, to, b, h, i)
-                                             : sum_of_heads(index, to, b, h, i);
-                const auto row = to.select(0, b).select(0, h).select(0, i);
-                if (sum == nullptr) return fill(row, {});
-                copy(TensorView<const C, 1>(sum, row.shape()), row);
-            });
+            if (!is_stored(rule.gradient)) return;
+            const Index rows = rows_of(rule.gradient);
+            if (row >= 0 && row < rows) store_row_of(index, rule.gradient, row);
+            row -= rows;
         });
     }
 
@@ -262,13 +269,31 @@ class RuleGradients {
         for (Index n = 0; n < count; ++n) to[n] += from[n];
     }
 
-    /// visit(b, h, i) for each row of the last dimension.
-    template <class T, class Visit>
-    static void for_each_row(const ExecutorRef& executor, TensorView<T, 4> of, const Visit& visit) {
-        const Index heads = of.extent(1), rows = of.extent(2);
-        executor.parallel_for(of.extent(0) * heads * rows, [&](Index row, int) {
-            visit(row / rows / heads, row / rows % heads, row % rows);
-        });
+    template <class T>
+    [[nodiscard]] static Index rows_of(TensorView<T, 4> gradient) {
+        return gradient.extent(0) * gradient.extent(1) * gradient.extent(2);
+    }
+    template <class T>
+    [[nodiscard]] static TensorView<T, 1> row_of(TensorView<T, 4> gradient, Index row) {
+        const Index heads = gradient.extent(1), rows = gradient.extent(2);
+        return gradient.select(0, row / rows / heads).select(0, row / rows % heads).select(
+            0, row % rows);
+    }
+
+    /// A gradient that is summed elsewhere.
+    template <class T>
+    [[nodiscard]] bool is_stored(TensorView<T, 4> gradient) const {
+        return !is_matrix(gradient) || !is_summed_in_place(gradient);
+    }
+    template <class T>
+    void store_row_of(std::size_t index, TensorView<T, 4> to, Index row) const {
+        const Index heads = to.extent(1), rows = to.extent(2);
+        const Index b = row / rows / heads, h = row / rows % heads, i = row % rows;
+        C* const sum = is_matrix(to) ? sum_of_parts(index, to, b, h, i)
+                                     : sum_of_heads(index, to, b, h, i);
+        const TensorView<T, 1> target = row_of(to, row);
+        if (sum == nullptr) return fill(target, {});
+        copy(TensorView<const C, 1>(sum, target.shape()), target);
     }
 
     const Rules& rules_;

@@ -18,6 +18,23 @@
 
 namespace heed::inline v0 {
 
+namespace detail {
+
+/// Bytes of scratch memory for so many workers.
+template <class C>
+[[nodiscard]] std::size_t attention_scratch_bytes(const AttentionShape& shape, bool row_by_row,
+                                                  int workers) {
+    auto elements =
+        FusedScratch<C>::element_count(shape) * static_cast<std::uint64_t>(workers);
+    // Weights of no elements cannot be told from absent ones, so their callers need both.
+    if (row_by_row)
+        elements = std::max(elements, TextbookScratch<C>::element_count(shape),
+                            [](const auto& a, const auto& b) { return a.index() < b.index(); });
+    return (elements * sizeof(C) + scratch_alignment).bytes();
+}
+
+}  // namespace detail
+
 /// Bytes of scratch memory that an attention of these sizes uses for tensors of T with an executor
 /// of this concurrency, whatever the alignment of that memory. It does not grow with the lengths,
 /// unless weights or scores are asked for: those are made row by row from whole heads, by one
@@ -27,15 +44,9 @@ template <StorageScalar T>
 [[nodiscard]] std::size_t attention_workspace_bytes(
     const AttentionShape& shape, bool wants_weights_or_scores = false,
     int concurrency = detail::ProcessExecutor::get().executor.concurrency()) {
-    using C = ComputeType<T>;
-    auto elements = detail::FusedScratch<C>::element_count(shape) *
-                    static_cast<std::uint64_t>(
-                        detail::useful_workers(detail::multiply_adds(shape), concurrency));
-    // Weights of no elements cannot be told from absent ones, so their callers need both.
-    if (wants_weights_or_scores)
-        elements = std::max(elements, detail::TextbookScratch<C>::element_count(shape),
-                            [](const auto& a, const auto& b) { return a.index() < b.index(); });
-    return (elements * sizeof(C) + detail::scratch_alignment).bytes();
+    return detail::attention_scratch_bytes<ComputeType<T>>(
+        shape, wants_weights_or_scores,
+        detail::useful_workers(detail::multiply_adds(shape), concurrency));
 }
 
 namespace detail {
@@ -48,10 +59,42 @@ struct Execution : Workers {
 
     Execution(const AttentionShape& shape, const AttentionOptions<T>& options)
         : Workers(multiply_adds(shape), options.executor),
-          row_by_row(is_wanted(options.weights) || is_wanted(options.scores)),
+          row_by_row(options.row_by_row()),
           scratch_bytes(attention_workspace_bytes<T>(shape, row_by_row, executor.concurrency())) {
         require_workspace(sdpa_name, options.workspace, scratch_bytes);
     }
+};
+
+/// An attention that is ready to run, in pieces that different workers may take: in one piece by
+/// the definition, or tile by tile.
+template <class Plan>
+class AttentionRun {
+  public:
+    using C = decltype(Plan::scale);
+
+    /// `memory` has attention_scratch_bytes for so many workers.
+    AttentionRun(Plan plan, int workers, C* memory)
+        : plan_(std::move(plan)), memory_(memory), fused_(plan_, workers, memory) {}
+    /// The parts refer to each other.
+    AttentionRun(const AttentionRun&) = delete;
+    AttentionRun& operator=(const AttentionRun&) = delete;
+    ~AttentionRun() = default;
+
+    [[nodiscard]] Index count() const {
+        return plan_.options.row_by_row() ? 1 : fused_.count();
+    }
+
+    void operator()(Index piece, int worker) const {
+        if (plan_.options.row_by_row())
+            textbook_attention(plan_, memory_);
+        else
+            fused_(piece, worker);
+    }
+
+  private:
+    Plan plan_;
+    C* memory_;
+    FusedAttention<Plan, C> fused_;
 };
 
 template <class Q, class K, class V>
@@ -100,11 +143,9 @@ void scaled_dot_product_attention(const Q& q, const K& k, const V& v, Out&& out,
                                         TensorView<T, 4>(std::forward<Out>(out)), mask, options);
     const detail::Execution<T> execution(plan.shape, options);
     const detail::Scratch scratch(execution.scratch_bytes, options.workspace);
-    using C = ComputeType<T>;
-    if (execution.row_by_row)
-        detail::textbook_attention(plan, scratch.as<C>());
-    else
-        detail::fused_attention(plan, execution.executor, scratch.as<C>());
+    const detail::AttentionRun run(plan, execution.executor.concurrency(),
+                                   scratch.as<ComputeType<T>>());
+    execution.executor.parallel_for(run.count(), run);
 }
 
 /// The same, returning a new tensor [batch, heads, q_len, value_dim].

@@ -39,11 +39,11 @@ struct AttentionGradients {
 
 namespace detail {
 
+/// For so many workers.
 template <class C, class Rules>
-[[nodiscard]] std::size_t backward_workspace_bytes(const Rules& rules, const AttentionShape& shape,
-                                                   int concurrency) {
-    const BackwardMemory<Rules, C> plot(rules, shape,
-                                        useful_workers(multiply_adds(shape), concurrency), nullptr);
+[[nodiscard]] std::size_t backward_scratch_bytes(const Rules& rules, const AttentionShape& shape,
+                                                 int workers) {
+    const BackwardMemory<Rules, C> plot(rules, shape, workers, nullptr);
     return (plot.element_count() * sizeof(C) + scratch_alignment).bytes();
 }
 
@@ -62,7 +62,8 @@ template <StorageScalar T, ScorePart Mask>
     const AttentionShape& shape, const Mask& mask,
     int concurrency = detail::ProcessExecutor::get().executor.concurrency()) {
     const auto rules = detail::from_parts(detail::parts_of(mask)).bind(shape);
-    return detail::backward_workspace_bytes<ComputeType<T>>(rules, shape, concurrency);
+    return detail::backward_scratch_bytes<ComputeType<T>>(
+        rules, shape, detail::useful_workers(detail::multiply_adds(shape), concurrency));
 }
 
 /// The same for any mask that wants no gradient.
@@ -190,6 +191,23 @@ template <class Q, class K, class V, ScorePart Mask>
     return plan;
 }
 
+/// A backward pass that is ready to run as stages.
+template <class Plan>
+class AttentionBackwardRun {
+  public:
+    using C = decltype(Plan::scale);
+
+    /// `memory` has backward_scratch_bytes for so many workers.
+    AttentionBackwardRun(Plan plan, int workers, C* memory)
+        : plan_(std::move(plan)), fused_(plan_, workers, memory) {}
+
+    void add_to(Stages& stages) const { fused_.add_to(stages); }
+
+  private:
+    Plan plan_;
+    FusedBackward<Plan, C> fused_;
+};
+
 /// The gradients that the types of q, k and v allow.
 template <class Q, class K, class V>
 using GradientsOf = AttentionGradients<ElementOf<Q>, ElementOf<K>, ElementOf<V>>;
@@ -243,11 +261,15 @@ void scaled_dot_product_attention_backward(const Q& q, const K& k, const V& v, c
     const auto plan = detail::make_backward_plan(read(q), read(k), read(v), read(out), read(lse),
                                                  read(d_out), gradients, mask, options);
     const detail::Workers workers(detail::multiply_adds(plan.shape), options.executor);
+    const int concurrency = workers.executor.concurrency();
     const std::size_t needed =
-        detail::backward_workspace_bytes<C>(plan.rules, plan.shape, workers.executor.concurrency());
+        detail::backward_scratch_bytes<C>(plan.rules, plan.shape, concurrency);
     detail::require_workspace(detail::backward_name, options.workspace, needed);
     const detail::Scratch scratch(needed, options.workspace);
-    detail::fused_attention_backward(plan, workers.executor, scratch.as<C>());
+    const detail::AttentionBackwardRun run(plan, concurrency, scratch.as<C>());
+    detail::Stages stages;
+    run.add_to(stages);
+    stages.run(workers.executor);
 }
 
 }  // namespace heed::inline v0

@@ -22,9 +22,20 @@ class ParallelTask {
               (*static_cast<const F*>(function))(index, worker);
           }) {}
 
+    /// A member function of an object that lives for the loop: (object.*method)(index, worker).
+    template <auto method, class Object>
+    [[nodiscard]] static ParallelTask of(const Object& object) {
+        return {&object, [](const void* self, Index index, int worker) {
+                    (static_cast<const Object*>(self)->*method)(index, worker);
+                }};
+    }
+
     void operator()(Index index, int worker) const { call_(function_, index, worker); }
 
   private:
+    ParallelTask(const void* function, void (*call)(const void*, Index, int))
+        : function_(function), call_(call) {}
+
     const void* function_;
     void (*call_)(const void*, Index, int);
 };
@@ -129,7 +140,8 @@ struct Workers {
     ProcessExecutor::Held process = ProcessExecutor::get();
     ExecutorRef executor;
 
-    Workers(double multiply_adds, const std::optional<ExecutorRef>& wanted)
+    explicit Workers(double multiply_adds,
+                     const std::optional<ExecutorRef>& wanted = std::nullopt)
         : executor(wanted.value_or(process.executor)) {
         if (useful_workers(multiply_adds, executor.concurrency()) == 1) executor = serial;
     }

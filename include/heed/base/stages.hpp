@@ -105,7 +105,7 @@ class Stages {
         progress.done.notify_all();
     }
 
-    static constexpr std::size_t most = 24;
+    static constexpr std::size_t most = 48;  ///< a layer's backward has some thirty
     std::array<std::optional<Stage>, most> stages_;
     std::size_t size_ = 0;
     Index count_ = 0;

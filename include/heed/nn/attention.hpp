@@ -72,21 +72,37 @@ class ScaledDotProductAttention {
     void forward_with(TensorView<const T, 4> q, TensorView<const T, 4> k, TensorView<const T, 4> v,
                       TensorView<T, 4> out, const CallMask& mask,
                       const AttentionOutputs<T>& outputs = {}) {
+        const detail::Workers workers(detail::multiply_adds(detail::attention_shape(q, k, v)));
+        const auto run = prepare(q, k, v, out, mask, outputs, workers.executor.concurrency());
+        workers.executor.parallel_for(run.count(), run);
+        finish(q, k, v, outputs);
+    }
+
+    /// forward_with as pieces for so many workers, ready to run; `finish` is to be called after
+    /// them. Throws whatever forward refuses.
+    template <ScorePart CallMask>
+    [[nodiscard]] auto prepare(TensorView<const T, 4> q, TensorView<const T, 4> k,
+                               TensorView<const T, 4> v, TensorView<T, 4> out, const CallMask& mask,
+                               const AttentionOutputs<T>& outputs, int workers) {
         const AttentionShape shape = detail::attention_shape(q, k, v);
-        const std::size_t bytes =
-            attention_workspace_bytes<T>(shape, detail::is_wanted(outputs.weights));
         last_.forget();
-        const bool wants_lse = detail::is_wanted(outputs.lse);
-        scaled_dot_product_attention(
-            q, k, v, out, mask,
-            {.scale = scale_,
-             .dropout = dropout_.current(),
-             .lse = training() && !wants_lse ? lse_.view(lse_shape(shape)) : outputs.lse,
-             .weights = outputs.weights,
-             .workspace = workspace_.span(bytes)});
-        if (training() && wants_lse) lse_.template keep<3>(outputs.lse);
+        const bool keeps_lse = training() && !detail::is_wanted(outputs.lse);
+        auto plan = detail::make_plan(q, k, v, out, mask,
+                                      AttentionOptions<T>{
+                                          .scale = scale_,
+                                          .dropout = dropout_.current(),
+                                          .lse = keeps_lse ? lse_.view(lse_shape(shape)) : outputs.lse,
+                                          .weights = outputs.weights});
+        const std::size_t bytes =
+            detail::attention_scratch_bytes<T>(shape, plan.options.row_by_row(), workers);
+        T* const memory = detail::Scratch(bytes, workspace_.span(bytes)).template as<T>();
+        return detail::AttentionRun(std::move(plan), workers, memory);
+    }
+    void finish(TensorView<const T, 4> q, TensorView<const T, 4> k, TensorView<const T, 4> v,
+                const AttentionOutputs<T>& outputs) {
+        if (training() && detail::is_wanted(outputs.lse)) lse_.template keep<3>(outputs.lse);
         dropout_.advance();
-        if (training()) last_.remember(shape);
+        if (training()) last_.remember(detail::attention_shape(q, k, v));
     }
 
     /// The gradients of q, k and v (those that are wanted, overwritten) from d_out, that of the
@@ -104,16 +120,34 @@ class ScaledDotProductAttention {
     void backward_with(TensorView<const T, 4> q, TensorView<const T, 4> k, TensorView<const T, 4> v,
                        TensorView<const T, 4> out, TensorView<const T, 4> d_out,
                        const AttentionGradients<T>& gradients, const CallMask& mask) {
+        const detail::Workers workers(detail::multiply_adds(detail::attention_shape(q, k, v)));
+        const auto run = prepare_backward(q, k, v, out, d_out, gradients, mask,
+                                          workers.executor.concurrency());
+        detail::Stages stages;
+        run.add_to(stages);
+        stages.run(workers.executor);
+    }
+
+    /// backward_with as stages for so many workers, ready to run. Throws whatever backward refuses.
+    template <ScorePart CallMask>
+    [[nodiscard]] auto prepare_backward(TensorView<const T, 4> q, TensorView<const T, 4> k,
+                                        TensorView<const T, 4> v, TensorView<const T, 4> out,
+                                        TensorView<const T, 4> d_out,
+                                        const AttentionGradients<T>& gradients,
+                                        const CallMask& mask, int workers) {
         constexpr std::string_view where = "ScaledDotProductAttention";
         const AttentionShape& shape = last_.sizes(where);
         if (detail::attention_shape(q, k, v) != shape)
             detail::fail<ShapeError>(where, "q, k and v must have the sizes of the forward before ",
                                      "backward; found q ", q.shape(), ", k ", k.shape(), ", v ",
                                      v.shape());
-        const std::size_t bytes = attention_backward_workspace_bytes<T>(shape, mask);
-        scaled_dot_product_attention_backward(
+        auto plan = detail::make_backward_plan<T, T, T>(
             q, k, v, out, lse_.view(lse_shape(shape)), d_out, gradients, mask,
-            {.scale = scale_, .dropout = dropout_.last(), .workspace = workspace_.span(bytes)});
+            AttentionBackwardOptions{.scale = scale_, .dropout = dropout_.last()});
+        const std::size_t bytes =
+            detail::backward_scratch_bytes<T>(plan.rules, shape, workers);
+        T* const memory = detail::Scratch(bytes, workspace_.span(bytes)).template as<T>();
+        return detail::AttentionBackwardRun(std::move(plan), workers, memory);
     }
 
   private:

@@ -58,20 +58,29 @@ class Linear : public Module<Linear<T>> {
     Linear() = default;
     /// Throws ArgumentError for a size below 1.
     explicit Linear(const Options& o)
-        : weight_({detail::require_positive("Linear", "out_features", o.out_features),
-                   detail::require_positive("Linear", "in_features", o.in_features)}),
+        : weight_(Shape<2>(detail::require_positive("Linear", "out_features", o.out_features),
+                           detail::require_positive("Linear", "in_features", o.in_features))),
           bias_(o.bias ? o.out_features : 0) {}
 
-    [[nodiscard]] TensorView<T, 2> weight() { return weight_; }
-    [[nodiscard]] TensorView<const T, 2> weight() const { return weight_; }
+    [[nodiscard]] Index in_features() const { return weight_.shape()[1]; }
+    [[nodiscard]] Index out_features() const { return weight_.shape()[0]; }
+
+    /// A view that may be written at any time: see Module::pack_weights.
+    [[nodiscard]] TensorView<T, 2> weight() { return weight_.view(); }
+    [[nodiscard]] TensorView<const T, 2> weight() const { return weight_.view(); }
     /// An empty view when there is no bias.
     [[nodiscard]] TensorView<T, 1> bias() { return bias_; }
     [[nodiscard]] TensorView<const T, 1> bias() const { return bias_; }
 
-    /// x is [.., in_features], y is [.., out_features]. Throws ShapeError; see heed::linear.
+    /// x is [.., in_features], y is [.., out_features]. Throws ShapeError; see heed::linear. An
+    /// element of y has the same bits whatever the other rows of x are, however few.
     template <int Rank>
     void forward(InputView<T, Rank> x, TensorView<T, Rank> y) const {
-        linear(x, weight_, bias_, y);
+        const auto check = [&](const auto&... matrix) {
+            detail::check_linear<T, Rank>("linear", x, weight_.shape(), bias_, y, matrix...);
+        };
+        weight_.has_matrix() ? check(weight_.view()) : check();
+        detail::run_linear<T, Rank>(x, product_weights(), y, std::nullopt);
     }
 
     /// From the gradient dy of the output: dx is overwritten (an empty view: not wanted), the
@@ -81,20 +90,20 @@ class Linear : public Module<Linear<T>> {
     void backward(InputView<T, Rank> x, InputView<T, Rank> dy, TensorView<T, Rank> dx,
                   Linear& gradients) const {
         detail::require_gradients("Linear", *this, gradients);
-        linear_backward(x, weight_, dy, {dx, gradients.weight_, gradients.bias_});
+        linear_backward(x, weight(), dy, {dx, gradients.weight_.change(), gradients.bias_});
     }
 
     template <TensorLike X>
     [[nodiscard]] Tensor<T, X::rank()> operator()(const X& x) const {
         const auto in = read(x);
-        Tensor<T, X::rank()> y(in.shape().with(X::rank() - 1, weight_.extent(0)));
+        Tensor<T, X::rank()> y(in.shape().with(X::rank() - 1, out_features()));
         forward(in, y.view());
         return y;
     }
 
     /// Glorot-uniform weight, zero bias.
     void reset_parameters(std::uint64_t seed) {
-        detail::fill_xavier(weight(), seed);
+        detail::fill_xavier(weight_.change(), seed);
         fill(bias(), T(0));
     }
 
@@ -105,12 +114,19 @@ class Linear : public Module<Linear<T>> {
 
     template <class Self, class Visitor>
     static void visit_parameters(Self& self, Visitor&& visit, const std::string& prefix) {
-        visit(prefix + "weight", self.weight());
+        detail::visit_weight(self.weight_, visit, prefix + "weight");
         if (!self.bias_.empty()) visit(prefix + "bias", self.bias());
     }
 
+    /// For products that are part of a larger layer.
+    [[nodiscard]] detail::ProductWeights<T> product_weights() const {
+        return weight_.for_product(bias_);
+    }
+    /// Where backward adds to, in a module of gradients.
+    [[nodiscard]] TensorView<T, 2> weight_gradient() { return weight_.change(); }
+
   private:
-    Tensor<T, 2> weight_;
+    detail::WeightMatrix<T> weight_;
     Tensor<T, 1> bias_;
 };
 
@@ -138,6 +154,16 @@ class LayerNorm : public detail::Norm<LayerNorm<T>, T> {
     template <int Rank>
     void forward(InputView<T, Rank> x, TensorView<T, Rank> y) const {
         layer_norm(x, weight_, bias_, epsilon_, y);
+    }
+
+    /// For norms that are part of a larger layer, and in a module of gradients for those of its
+    /// parameters.
+    [[nodiscard]] detail::NormRule<T> rule() const {
+        return {detail::NormKind::layer, epsilon_, weight_, bias_};
+    }
+    [[nodiscard]] typename detail::NormGradientRows<T>::Gradients gradients(
+        detail::RowList<T> dx, detail::RowList<const T> residual) {
+        return {dx, weight_, bias_, residual};
     }
 
     /// As Linear::backward; dx may also be the view of x or of dy. See heed::layer_norm_backward.

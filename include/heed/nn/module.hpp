@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "heed/nn/weight_matrix.hpp"
 #include "heed/tensor/any_tensor.hpp"
 #include "heed/tensor/tensor.hpp"
 
@@ -139,12 +140,12 @@ class WeightLoader {
     void assign(Module& module, const std::string& prefix) {
         Module::visit_parameters(
             module,
-            [&](const std::string& name, auto parameter) {
+            detail::AtOnce{[&](const std::string& name, auto parameter) {
                 using View = decltype(parameter);
                 using T = typename View::value_type;
                 copy(weights_.to<T, View::rank()>(name).view(), parameter);
                 used_.insert(name);
-            },
+            }},
             prefix);
     }
 
@@ -182,7 +183,8 @@ class Module {
                            prefix);
     }
 
-    /// Calls visit(prefix + name, view) for each parameter, always in the same order.
+    /// Calls visit(prefix + name, view) for each parameter, always in the same order. Views that may
+    /// be written may be kept: see pack_weights.
     template <class Visitor>
     void for_each_parameter(Visitor&& visit, const std::string& prefix = "") {
         Derived::visit_parameters(self(), visit, prefix);
@@ -201,9 +203,9 @@ class Module {
 
     /// Sets every scalar of every parameter to the same value.
     void fill_parameters(double value) {
-        for_each_parameter([value](const std::string&, auto view) {
+        for_each_parameter(detail::AtOnce{[value](const std::string&, auto view) {
             fill(view, detail::convert<typename decltype(view)::value_type>(value));
-        });
+        }});
     }
 
     /// Where `backward` puts the gradients of this module's parameters: a copy whose parameters are
@@ -212,6 +214,24 @@ class Module {
         Derived gradients(self());
         gradients.fill_parameters(0);
         return gradients;
+    }
+
+    /// Products read packed copies of the weights, which load, reset_parameters and an optimizer's
+    /// step renew. A view that may be written (weight(), for_each_parameter) ends that for its
+    /// matrix, since it may be written at any time: products then read the matrix itself, with the
+    /// same result, a little slower. This call packs the weights as they are now; whoever has kept
+    /// such a view calls it again after writing.
+    void pack_weights() { Derived::visit_parameters(self(), detail::PackMatrices{}, ""); }
+
+    /// Keeps the weights of products as W alone: half or bfloat16, or std::int8_t with a scale for
+    /// each output; they are computed with in float. float keeps them as they are, packed, in half
+    /// the memory. Other parameters (biases, norms, embeddings) stay. For inference: afterwards such
+    /// weights cannot be viewed, saved, loaded or trained, which throws ArgumentError. Throws
+    /// ArgumentError for whole numbers of weights that are not finite.
+    /// Rounding: half a unit of W; for int8_t half of the output's largest magnitude / 127.
+    template <class W>
+    requires(std::same_as<W, float> || NarrowWeight<W>) void store_weights_as() {
+        Derived::visit_parameters(self(), detail::StoreMatrices<W>{}, "");
     }
 
   private:

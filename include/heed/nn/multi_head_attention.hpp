@@ -1,6 +1,6 @@
 #pragma once
 // Multi-head attention with its weights, as the frameworks define it?
-// Projects into views (a head is a stride), attends, projects back; the way back is defined in
+// Weights, names, sizes and checks; the way of the data is in multi_head_attention_forward.hpp and
 // multi_head_attention_backward.hpp.
 
 #include <string>
@@ -53,8 +53,8 @@ void require_attention_outputs(std::string_view where, const MultiHeadAttentionO
 
 /// out = concat_h(attention(x W_q^h, c W_k^h, c' W_v^h)) W_o^T, with biases.
 ///
-/// The projections of all heads are packed into one matrix, head after head; the matrix of one
-/// head is a slice of it. Self- and cross-attention, masked or not: the mask is an argument of each
+/// The projections of all heads are one matrix, head after head; the matrix of one head is a slice
+/// of it. Self- and cross-attention, masked or not: the mask is an argument of each
 /// call. Parameters carry the names of the framework chosen by `names`.
 ///
 /// Buffers grow to the largest call and are then reused. In evaluation (the initial state) there
@@ -85,7 +85,7 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
 
     /// Width of the output: embed_dim, or num_heads * value_head_dim without output projection.
     [[nodiscard]] Index output_dim() const {
-        return options_.out_projection ? options_.embed_dim : value_width(options_.num_heads);
+        return options_.out_projection ? options_.embed_dim : attended_width();
     }
     /// Number of keys that add_bias_kv and add_zero_attn append.
     [[nodiscard]] Index extra_keys() const {
@@ -95,11 +95,12 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
     /// The projections of all heads: [num_heads * head_dim, embed_dim],
     /// [num_kv_heads * head_dim, kdim] and [num_kv_heads * value_head_dim, vdim]. Head r is
     /// rows [r * width, (r + 1) * width).
-    [[nodiscard]] TensorView<T, 2> query_weight() { return weight_of<0>(*this); }
-    [[nodiscard]] TensorView<T, 2> key_weight() { return weight_of<1>(*this); }
-    [[nodiscard]] TensorView<T, 2> value_weight() { return weight_of<2>(*this); }
+    /// Views that may be written at any time: see Module::pack_weights.
+    [[nodiscard]] TensorView<T, 2> query_weight() { return part_of<0>(matrix_of<0>().view()); }
+    [[nodiscard]] TensorView<T, 2> key_weight() { return part_of<1>(matrix_of<1>().view()); }
+    [[nodiscard]] TensorView<T, 2> value_weight() { return part_of<2>(matrix_of<2>().view()); }
     /// [embed_dim, num_heads * value_head_dim]; columns belong to heads as rows do above.
-    [[nodiscard]] TensorView<T, 2> out_weight() { return out_weight_; }
+    [[nodiscard]] TensorView<T, 2> out_weight() { return out_weight_.view(); }
 
     /// query is [batch, q_len, embed_dim], key [batch, kv_len, kdim], value [batch, kv_len, vdim],
     /// out [batch, q_len, output_dim()]. The mask concerns the kv_len keys given; extra keys are
@@ -144,6 +145,15 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
     void backward(TensorView<const T, 3> x, TensorView<const T, 3> d_out, TensorView<T, 3> dx,
                   MultiHeadAttention& gradients, const Mask& mask = {});
 
+    /// Of one forward.
+    [[nodiscard]] double multiply_adds(const Shape<3>& query, const Shape<3>& key) const;
+
+    /// forward and backward as stages of a larger layer, which has a residual.
+    template <ScorePart Mask>
+    class Forward;
+    template <ScorePart Mask>
+    class Backward;
+
     /// Throws whatever backward refuses, and writes nothing.
     template <ScorePart Mask>
     void check_backward(TensorView<const T, 3> query, TensorView<const T, 3> key,
@@ -169,7 +179,7 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
     /// Sizes of one call, without extra keys, and where its heads lie.
     struct Call {
         Index batch, q_len, kv_len;
-        bool packed;  ///< projected by one product, side by side in one buffer
+        bool side_by_side;  ///< of one input, in one buffer
     };
 
     static Options resolve(Options o);
@@ -177,23 +187,39 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
     [[nodiscard]] Index query_width() const { return options_.num_heads * options_.head_dim; }
     [[nodiscard]] Index key_width() const { return options_.num_kv_heads * options_.head_dim; }
     [[nodiscard]] Index value_width(Index heads) const { return heads * options_.value_head_dim; }
+    [[nodiscard]] Index attended_width() const { return value_width(options_.num_heads); }
     /// First rows of the query, key and value projections in the packed matrix, and its end.
     [[nodiscard]] std::array<Index, 4> rows() const {
         const Index keys = query_width(), values = keys + key_width();
         return {0, keys, values, values + value_width(options_.num_kv_heads)};
     }
-    /// One packed matrix serves when all three inputs have the same width.
-    [[nodiscard]] bool is_packed() const { return key_weight_.empty(); }
+    /// One matrix serves when all three inputs have the same width.
+    [[nodiscard]] bool is_joint() const { return key_weight_.empty(); }
 
-    /// Weight and bias of the query (0), key (1) or value (2) projection. Static, so that one text
-    /// serves const and mutable modules.
+    /// The matrix of the query (0), key (1) or value (2) projection, and its rows of that.
     template <int part, class Self>
-    static auto weight_of(Self& self) {
-        const auto rows = self.rows();
-        if (part == 1 && !self.is_packed()) return self.key_weight_.view();
-        if (part == 2 && !self.is_packed()) return self.value_weight_.view();
-        const Index begin = self.is_packed() ? rows[part] : 0;
-        return self.in_weight_.view().slice(0, begin, rows[part + 1] - rows[part]);
+    static auto& matrix_of(Self& self) {
+        if (part == 1 && !self.is_joint()) return self.key_weight_;
+        if (part == 2 && !self.is_joint()) return self.value_weight_;
+        return self.in_weight_;
+    }
+    template <int part>
+    [[nodiscard]] auto& matrix_of() {
+        return matrix_of<part>(*this);
+    }
+    template <int part, class U>
+    [[nodiscard]] TensorView<U, 2> part_of(TensorView<U, 2> matrix) const {
+        if (!is_joint()) return matrix;
+        return matrix.slice(0, rows()[part], rows()[part + 1] - rows()[part]);
+    }
+    template <int part>
+    [[nodiscard]] TensorView<const T, 2> weight_of() const {
+        return part_of<part>(matrix_of<part>(*this).view());
+    }
+    /// Weight and bias of a projection for its product.
+    template <int part>
+    [[nodiscard]] detail::ProductWeights<T> projection() const {
+        return matrix_of<part>(*this).for_product(bias_of<part>(*this), is_joint() ? part : 0);
     }
     template <int part, class Self>
     static auto bias_of(Self& self) {
@@ -210,9 +236,12 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
 
     [[nodiscard]] Call call_of(TensorView<const T, 3> query, TensorView<const T, 3> key,
                                TensorView<const T, 3> value) const;
-    /// The packed heads of a call, [batch, length, query, key and value heads].
-    [[nodiscard]] TensorView<T, 3> packed_in(HeadBuffers& buffers, const Call& call) const {
-        return buffers.q.view(Shape<3>(call.batch, call.q_len, rows()[3]));
+    /// The heads of a call side by side, [batch, length, query, key and value heads]. Rows that are
+    /// a power of two apart would share places of the first-level cache.
+    [[nodiscard]] TensorView<T, 3> side_by_side_in(HeadBuffers& buffers, const Call& call) const {
+        constexpr Index line = detail::most_lanes<T>, unlucky = 16 * line;
+        const Index width = rows()[3], row = width % unlucky == 0 ? width + line : width;
+        return buffers.q.view(Shape<3>(call.batch, call.q_len, row)).slice(2, 0, width);
     }
     /// The heads of a call, packed or not, with room for extra keys.
     [[nodiscard]] Heads heads_in(HeadBuffers& buffers, const Call& call) const;
@@ -220,10 +249,20 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
     [[nodiscard]] static TensorView<T, 3> given(TensorView<T, 4> heads, const Call& call) {
         return heads.slice(2, 0, call.kv_len).merge_heads();
     }
-    void project(TensorView<const T, 3> query, TensorView<const T, 3> key,
-                 TensorView<const T, 3> value, const Heads& heads, const Call& call);
     void append_extra_keys(TensorView<T, 3> k, TensorView<T, 3> v, Index kv_len) const;
-    void normalise_heads(const Heads& heads, const Call& call);
+    /// The norm of the queries (0) or keys (1).
+    template <int part>
+    [[nodiscard]] detail::NormRule<T> norm_of() const {
+        const auto kind = options_.qk_norm == QkNorm::layer_norm ? detail::NormKind::layer
+                                                                 : detail::NormKind::rms;
+        return {kind, options_.qk_norm_epsilon, part == 0 ? q_norm_weight_ : k_norm_weight_,
+                part == 0 ? q_norm_bias_ : k_norm_bias_};
+    }
+    /// Where heads before their norm are kept for backward; nowhere in evaluation.
+    [[nodiscard]] TensorView<T, 4> kept(detail::ReusableBuffer<T>& buffer,
+                                        TensorView<T, 4> heads) const {
+        return training() ? buffer.view(heads.shape()) : TensorView<T, 4>();
+    }
     void check_inputs(TensorView<const T, 3> query, TensorView<const T, 3> key,
                       TensorView<const T, 3> value) const;
     void check_outputs(TensorView<const T, 3> query, TensorView<const T, 3> key,
@@ -237,19 +276,17 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
                          TensorView<const T, 3> value, TensorView<const T, 3> d_out,
                          const Gradients& inputs, const MultiHeadAttention& gradients) const;
     template <ScorePart Mask>
-    Heads backward_to_heads(TensorView<const T, 3> d_out, MultiHeadAttention& gradients,
-                            const Mask& mask);
+    void run_backward(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                      TensorView<const T, 3> value, TensorView<const T, 3> d_out,
+                      const Gradients& inputs, MultiHeadAttention& gradients, const Mask& mask,
+                      bool one_input);
     void backward_extra_keys(const Heads& d, const Call& call, MultiHeadAttention& gradients) const;
-    void backward_norms(const Heads& d, const Call& call, MultiHeadAttention& gradients);
-    template <int part>
-    [[nodiscard]] LinearGradients<T, 3> projection_gradients(TensorView<T, 3> dx,
-                                                             MultiHeadAttention& gradients) const;
 
     Options options_;
-    Tensor<T, 2> in_weight_;  ///< packed [query; key; value], or the query's alone
-    Tensor<T, 2> key_weight_, value_weight_;
+    detail::WeightMatrix<T> in_weight_;  ///< [query; key; value], or the query's alone
+    detail::WeightMatrix<T> key_weight_, value_weight_;
     Tensor<T, 1> in_bias_;
-    Tensor<T, 2> out_weight_;
+    detail::WeightMatrix<T> out_weight_;
     Tensor<T, 1> out_bias_;
     Tensor<T, 3> bias_k_, bias_v_;  ///< [1, 1, width], PyTorch's shape
     Tensor<T, 1> q_norm_weight_, q_norm_bias_, k_norm_weight_, k_norm_bias_;
@@ -262,7 +299,7 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
     detail::LastForward<Call> last_;
     detail::ReusableBuffer<T> q_before_norm_, k_before_norm_;
     HeadBuffers d_heads_;
-    detail::ReusableBuffer<T> d_out_, d_context_, d_part_;
+    detail::ReusableBuffer<T> d_out_, d_context_;
 };
 
 template <ComputeScalar T>
@@ -307,16 +344,18 @@ MultiHeadAttention<T>::MultiHeadAttention(const Options& options)
       attend_({options.scale, options.dropout, options.seed}),
       out_dropout_(options.out_dropout, options.seed + 1) {
     const Options& o = options_;
-    const auto [query_row, key_row, value_row, end] = rows();
-    const bool packed = o.kdim == o.embed_dim && o.vdim == o.embed_dim;
-    in_weight_ = Tensor<T, 2>({packed ? end : query_width(), o.embed_dim});
-    if (!packed) {
-        key_weight_ = Tensor<T, 2>({key_width(), o.kdim});
-        value_weight_ = Tensor<T, 2>({value_width(o.num_kv_heads), o.vdim});
+    using Matrix = detail::WeightMatrix<T>;
+    const auto [queries, keys, values, end] = rows();
+    if (o.kdim == o.embed_dim && o.vdim == o.embed_dim) {
+        in_weight_ = Matrix({end, o.embed_dim}, {keys, values, end});
+    } else {
+        in_weight_ = Matrix({query_width(), o.embed_dim});
+        key_weight_ = Matrix({key_width(), o.kdim});
+        value_weight_ = Matrix({value_width(o.num_kv_heads), o.vdim});
     }
     if (o.bias) in_bias_ = Tensor<T, 1>(end);
     if (o.out_projection) {
-        out_weight_ = Tensor<T, 2>({o.embed_dim, value_width(o.num_heads)});
+        out_weight_ = Matrix({o.embed_dim, value_width(o.num_heads)});
         if (*o.out_bias) out_bias_ = Tensor<T, 1>(o.embed_dim);
     }
     if (o.add_bias_kv) {
@@ -333,11 +372,11 @@ MultiHeadAttention<T>::MultiHeadAttention(const Options& options)
 
 template <ComputeScalar T>
 void MultiHeadAttention<T>::reset_parameters(std::uint64_t seed) {
-    // Packed or not, each projection is drawn as a matrix of its own.
-    detail::fill_xavier(query_weight(), seed);
-    detail::fill_xavier(key_weight(), seed + 1);
-    detail::fill_xavier(value_weight(), seed + 2);
-    if (!out_weight_.empty()) detail::fill_xavier(out_weight(), seed + 3);
+    // In one matrix or not, each projection is drawn as a matrix of its own.
+    detail::fill_xavier(part_of<0>(matrix_of<0>().change()), seed);
+    detail::fill_xavier(part_of<1>(matrix_of<1>().change()), seed + 1);
+    detail::fill_xavier(part_of<2>(matrix_of<2>().change()), seed + 2);
+    if (!out_weight_.empty()) detail::fill_xavier(out_weight_.change(), seed + 3);
     fill(in_bias_.view(), T(0));
     fill(out_bias_.view(), T(0));
     if (options_.add_bias_kv) {
@@ -354,12 +393,19 @@ void MultiHeadAttention<T>::visit_parameters(Self& self, Visitor&& visit,
     const auto present = [&](const std::string& name, auto view) {
         if (!view.empty()) visit(prefix + name, view);
     };
-    if (self.is_packed() && !names.qkv_weight.empty()) {
-        present(names.qkv_weight, self.in_weight_.view());
+    if constexpr (detail::VisitsMatrices<Visitor, decltype((self.in_weight_))>) {
+        for (auto* matrix : {&self.in_weight_, &self.key_weight_, &self.value_weight_})
+            visit.visit_matrix(*matrix);
+    } else if (self.is_joint() && !names.qkv_weight.empty()) {
+        present(names.qkv_weight, detail::shown_to<Visitor>(self.in_weight_));
     } else {
-        present(names.q_weight, weight_of<0>(self));
-        present(names.k_weight, weight_of<1>(self));
-        present(names.v_weight, weight_of<2>(self));
+        const auto part = [&]<int n>(const std::string& name) {
+            present(name, self.template part_of<n>(
+                              detail::shown_to<Visitor>(matrix_of<n>(self))));
+        };
+        part.template operator()<0>(names.q_weight);
+        part.template operator()<1>(names.k_weight);
+        part.template operator()<2>(names.v_weight);
     }
     if (!names.qkv_bias.empty()) {
         present(names.qkv_bias, self.in_bias_.view());
@@ -368,7 +414,8 @@ void MultiHeadAttention<T>::visit_parameters(Self& self, Visitor&& visit,
         present(names.k_bias, bias_of<1>(self));
         present(names.v_bias, bias_of<2>(self));
     }
-    present(names.out_weight, self.out_weight_.view());
+    if (!self.out_weight_.empty())
+        detail::visit_weight(self.out_weight_, visit, prefix + names.out_weight);
     present(names.out_bias, self.out_bias_.view());
     present(names.bias_k, self.bias_k_.view());
     present(names.bias_v, self.bias_v_.view());
@@ -407,15 +454,15 @@ typename MultiHeadAttention<T>::Call MultiHeadAttention<T>::call_of(
     TensorView<const T, 3> query, TensorView<const T, 3> key, TensorView<const T, 3> value) const {
     const bool one_input = detail::same_view(query, key) && detail::same_view(key, value);
     return {query.extent(0), query.extent(1), key.extent(1),
-            one_input && is_packed() && extra_keys() == 0};
+            one_input && is_joint() && extra_keys() == 0};
 }
 
 template <ComputeScalar T>
 detail::Heads<T> MultiHeadAttention<T>::heads_in(HeadBuffers& buffers, const Call& call) const {
     const Index heads = options_.num_heads, kv_heads = options_.num_kv_heads;
-    if (call.packed) {
+    if (call.side_by_side) {
         const auto [queries, keys, values, end] = rows();
-        const TensorView<T, 3> all = packed_in(buffers, call);
+        const TensorView<T, 3> all = side_by_side_in(buffers, call);
         return {all.slice(2, queries, keys).split_heads(heads),
                 all.slice(2, keys, values - keys).split_heads(kv_heads),
                 all.slice(2, values, end - values).split_heads(kv_heads)};
@@ -427,17 +474,17 @@ detail::Heads<T> MultiHeadAttention<T>::heads_in(HeadBuffers& buffers, const Cal
 }
 
 template <ComputeScalar T>
-void MultiHeadAttention<T>::project(TensorView<const T, 3> query, TensorView<const T, 3> key,
-                                    TensorView<const T, 3> value, const Heads& heads,
-                                    const Call& call) {
-    if (call.packed) {
-        linear(query, in_weight_, in_bias_, packed_in(projected_, call));
-        return;
-    }
-    linear(query, weight_of<0>(*this), bias_of<0>(*this), heads.q.merge_heads());
-    linear(key, weight_of<1>(*this), bias_of<1>(*this), given(heads.k, call));
-    linear(value, weight_of<2>(*this), bias_of<2>(*this), given(heads.v, call));
-    append_extra_keys(heads.k.merge_heads(), heads.v.merge_heads(), call.kv_len);
+double MultiHeadAttention<T>::multiply_adds(const Shape<3>& query, const Shape<3>& key) const {
+    const auto& o = options_;
+    const AttentionShape shape{.batch = query[0],
+                               .heads = o.num_heads,
+                               .kv_heads = o.num_kv_heads,
+                               .q_len = query[1],
+                               .kv_len = key[1],
+                               .head_dim = o.head_dim,
+                               .value_dim = o.value_head_dim};
+    return detail::multiply_adds(query, query_width() + (o.out_projection ? attended_width() : 0)) +
+           detail::multiply_adds(key, rows()[3] - query_width()) + detail::multiply_adds(shape);
 }
 
 template <ComputeScalar T>
@@ -455,21 +502,6 @@ void MultiHeadAttention<T>::append_extra_keys(TensorView<T, 3> k, TensorView<T, 
         fill(k.slice(1, next, 1), T(0));
         fill(v.slice(1, next, 1), T(0));
     }
-}
-
-template <ComputeScalar T>
-void MultiHeadAttention<T>::normalise_heads(const Heads& heads, const Call& call) {
-    if (options_.qk_norm == QkNorm::none) return;
-    const auto normalise = [&](TensorView<T, 4> x, const Tensor<T, 1>& weight,
-                               const Tensor<T, 1>& bias, detail::ReusableBuffer<T>& before) {
-        if (training()) before.template keep<4>(x);
-        if (options_.qk_norm == QkNorm::layer_norm)
-            layer_norm(x, weight, bias, options_.qk_norm_epsilon, x);
-        else
-            rms_norm(x, weight, options_.qk_norm_epsilon, x);
-    };
-    normalise(heads.q, q_norm_weight_, q_norm_bias_, q_before_norm_);
-    normalise(heads.k.slice(2, 0, call.kv_len), k_norm_weight_, k_norm_bias_, k_before_norm_);
 }
 
 /// Averaging over heads needs the weights of each head, wanted by the caller or not.
@@ -492,36 +524,7 @@ void MultiHeadAttention<T>::average_heads(TensorView<const T, 4> weights,
     detail::for_each_element([heads](T& value) { value /= heads; }, average);
 }
 
-template <ComputeScalar T>
-template <ScorePart Mask>
-void MultiHeadAttention<T>::forward(TensorView<const T, 3> query, TensorView<const T, 3> key,
-                                    TensorView<const T, 3> value, TensorView<T, 3> out,
-                                    const Mask& mask, const Outputs& outputs) {
-    check_inputs(query, key, value);
-    check_outputs(query, key, value, out, outputs);
-    last_.forget();
-    const Call call = call_of(query, key, value);
-    const Heads heads = heads_in(projected_, call);
-    project(query, key, value, heads, call);
-    normalise_heads(heads, call);
-
-    const TensorView<T, 3> context =
-        options_.out_projection
-            ? context_.view(out.shape().with(2, value_width(options_.num_heads)))
-            : out;
-    const AttentionOutputs<T> wanted{weights_buffer(outputs, heads), outputs.lse};
-    attend_.forward_with(heads.q, heads.k, heads.v, context.split_heads(options_.num_heads),
-                         detail::with_extra_keys(mask, extra_keys()), wanted);
-    if (detail::is_wanted(outputs.averaged_weights))
-        average_heads(wanted.weights, outputs.averaged_weights);
-    if (options_.out_projection)
-        linear(context, out_weight_, out_bias_, out);
-    else if (training())
-        context_.template keep<3>(out);
-    out_dropout_.apply(out);
-    if (training()) last_.remember(call);
-}
-
 }  // namespace heed::inline v0
 
 #include "heed/nn/multi_head_attention_backward.hpp"
+#include "heed/nn/multi_head_attention_forward.hpp"

@@ -1,8 +1,13 @@
 #pragma once
 // How do the gradients of a MultiHeadAttention come about?
-// The members of the class that go back: from the output by way of the heads to the inputs. They
-// read what forward left in the module's buffers and add to the parameters of another module.
+// From the output by way of the heads to the inputs, as stages of one parallel loop. Reads what
+// forward left in the module's buffers and adds to the parameters of another module.
 
+#include <array>
+#include <optional>
+#include <utility>
+
+#include "heed/nn/linear_gradients.hpp"
 #include "heed/nn/multi_head_attention.hpp"
 
 namespace heed::inline v0 {
@@ -39,6 +44,8 @@ void MultiHeadAttention<T>::check_backward(TensorView<const T, 3> query, TensorV
     detail::require_shape(where, "the key", key.shape(), {call.batch, call.kv_len, options_.kdim});
     check_inputs(query, key, value);
     check_gradients(query, key, value, d_out, inputs, gradients);
+    for (const auto* matrix : {&in_weight_, &key_weight_, &value_weight_, &out_weight_})
+        matrix->require_matrix();
     (void)detail::with_extra_keys(mask, extra_keys())
         .bind({.batch = call.batch,
                .heads = options_.num_heads,
@@ -48,36 +55,6 @@ void MultiHeadAttention<T>::check_backward(TensorView<const T, 3> query, TensorV
                .head_dim = options_.head_dim,
                .value_dim = options_.value_head_dim},
               {});
-}
-
-/// The gradients of the projected heads, in the layout of forward; those of the parameters behind
-/// the projections are added on the way. The attention, which is the last to refuse anything, comes
-/// before all that the caller can see.
-template <ComputeScalar T>
-template <ScorePart Mask>
-detail::Heads<T> MultiHeadAttention<T>::backward_to_heads(TensorView<const T, 3> d_out,
-                                                          MultiHeadAttention& gradients,
-                                                          const Mask& mask) {
-    const Call& call = last_.sizes("MultiHeadAttention");
-    const Shape<3> shape = d_out.shape().with(2, value_width(options_.num_heads));
-    const TensorView<const T, 3> context = context_.view(shape);
-    const TensorView<const T, 3> d_product = out_dropout_.backward(d_out, d_out_);
-    TensorView<const T, 3> d_context = d_product;
-    if (options_.out_projection) {
-        const TensorView<T, 3> to = d_context_.view(shape);
-        linear_backward(context, out_weight_, d_product, {.dx = to});
-        d_context = to;
-    }
-    const Heads heads = heads_in(projected_, call), d = heads_in(d_heads_, call);
-    attend_.backward_with(heads.q, heads.k, heads.v, context.split_heads(options_.num_heads),
-                          d_context.split_heads(options_.num_heads), {d.q, d.k, d.v},
-                          detail::with_extra_keys(mask, extra_keys()));
-    if (options_.out_projection)
-        linear_backward(context, out_weight_, d_product,
-                        {.dweight = gradients.out_weight_, .dbias = gradients.out_bias_});
-    backward_extra_keys(d, call, gradients);
-    backward_norms(d, call, gradients);
-    return d;
 }
 
 /// bias_k and bias_v are the same in every sequence; the zero key and value have no parameter.
@@ -94,31 +71,179 @@ void MultiHeadAttention<T>::backward_extra_keys(const Heads& d, const Call& call
     add_rows(d.v, gradients.bias_v_);
 }
 
-/// In place: the gradients of normalised heads become those of the heads before.
-template <ComputeScalar T>
-void MultiHeadAttention<T>::backward_norms(const Heads& d, const Call& call,
-                                           MultiHeadAttention& gradients) {
-    if (options_.qk_norm == QkNorm::none) return;
-    const auto go_back = [&](detail::ReusableBuffer<T>& before, TensorView<T, 4> dy,
-                             const Tensor<T, 1>& weight, Tensor<T, 1>& dweight,
-                             Tensor<T, 1>& dbias) {
-        const TensorView<T, 4> x = before.view(dy.shape());
-        if (options_.qk_norm == QkNorm::layer_norm)
-            layer_norm_backward(x, weight, options_.qk_norm_epsilon, dy, {dy, dweight, dbias});
-        else
-            rms_norm_backward(x, weight, options_.qk_norm_epsilon, dy, {dy, dweight});
-    };
-    go_back(q_before_norm_, d.q, q_norm_weight_, gradients.q_norm_weight_, gradients.q_norm_bias_);
-    go_back(k_before_norm_, d.k.slice(2, 0, call.kv_len), k_norm_weight_, gradients.k_norm_weight_,
-            gradients.k_norm_bias_);
-}
+namespace detail {
 
-/// Where the gradients of the query (0), key (1) or value (2) projection go.
+/// The gradients of NormOfHeads, in place: those of normalised heads become those of the heads
+/// before. One batch element after another, for each is a list of rows of its own.
 template <ComputeScalar T>
-template <int part>
-LinearGradients<T, 3> MultiHeadAttention<T>::projection_gradients(
-    TensorView<T, 3> dx, MultiHeadAttention& gradients) const {
-    return {dx, weight_of<part>(gradients), bias_of<part>(gradients)};
+class NormOfHeadsGradient {
+  public:
+    NormOfHeadsGradient(const NormRule<T>& norm, TensorView<const T, 4> before,
+                        TensorView<T, 4> d_heads, TensorView<T, 1> dweight, TensorView<T, 1> dbias)
+        : norm_(norm), before_(before), d_heads_(d_heads), dweight_(dweight), dbias_(dbias) {}
+
+    void operator()(Index /*piece*/, int /*worker*/) const {
+        if (norm_.kind == NormKind::layer)
+            layer_norm_backward(before_, norm_.weight, norm_.epsilon, d_heads_,
+                                {d_heads_, dweight_, dbias_});
+        else
+            rms_norm_backward(before_, norm_.weight, norm_.epsilon, d_heads_, {d_heads_, dweight_});
+    }
+
+  private:
+    NormRule<T> norm_;
+    TensorView<const T, 4> before_;
+    TensorView<T, 4> d_heads_;
+    TensorView<T, 1> dweight_, dbias_;
+};
+
+}  // namespace detail
+
+/// One backward, checked and ready to run. dx of the inputs may be absent; where they are one input,
+/// dquery alone is wanted, and is residual + the gradient of that input.
+template <ComputeScalar T>
+template <ScorePart Mask>
+class MultiHeadAttention<T>::Backward {
+  public:
+    using Rows = detail::RowList<const T>;
+
+    Backward(MultiHeadAttention& self, TensorView<const T, 3> query, TensorView<const T, 3> key,
+             TensorView<const T, 3> value, TensorView<const T, 3> d_out, const Gradients& inputs,
+             MultiHeadAttention& gradients, const Mask& mask, bool one_input, Rows residual,
+             int workers)
+        : self_(self),
+          gradients_(gradients),
+          call_(self.last_.sizes("MultiHeadAttention")),
+          heads_(self.heads_in(self.projected_, call_)),
+          d_(self.heads_in(self.d_heads_, call_)),
+          context_(self.context_.view(d_out.shape().with(2, self.attended_width()))),
+          d_product_(d_out),
+          d_context_(self.options_.out_projection ? self.d_context_.view(context_.shape())
+                                                  : TensorView<T, 3>()),
+          attend_(prepare_attention(d_out, mask, workers)) {
+        drop(d_out);
+        project(d_out);
+        norm_heads();
+        if (one_input && call_.side_by_side)
+            to_inputs_[0].emplace(Rows(query), std::as_const(self.in_weight_).view(),
+                                  Rows(self.side_by_side_in(self.d_heads_, call_)),
+                                  rows(inputs.dquery), residual, gradients.in_weight_.change(),
+                                  gradients.in_bias_);
+        else if (one_input)
+            go_back_to(query, query, query, {inputs.dquery, inputs.dquery, inputs.dquery}, residual,
+                       true);
+        else
+            go_back_to(query, key, value, inputs, {}, false);
+    }
+
+    void add_to(detail::Stages& stages) const {
+        if (drop_) stages.then(drop_->count(), *drop_);
+        if (project_) project_->add_to(stages);
+        attend_.add_to(stages);
+        if (self_.options_.add_bias_kv)
+            stages.then(1, ParallelTask::of<&Backward::add_extra_keys>(*this));
+        if (query_norm_) {
+            stages.then(1, *query_norm_);
+            stages.beside(1, *key_norm_);
+        }
+        for (const auto& to_input : to_inputs_)
+            if (to_input) to_input->add_to(stages);
+    }
+
+  private:
+    static detail::RowList<T> rows(TensorView<T, 3> view) { return detail::RowList<T>(view); }
+    [[nodiscard]] TensorView<const T, 3> slopes(TensorView<T, 4> heads) const {
+        return heads.merge_heads();
+    }
+
+    void add_extra_keys(Index /*piece*/, int /*worker*/) const {
+        self_.backward_extra_keys(d_, call_, gradients_);
+    }
+
+    /// The gradient of the context is that of the output where there is no projection.
+    [[nodiscard]] auto prepare_attention(TensorView<const T, 3> d_out, const Mask& mask,
+                                         int workers) {
+        const Index heads = self_.options_.num_heads;
+        const bool drops = self_.out_dropout_.last().probability > 0.0;
+        if (drops) d_product_ = self_.d_out_.view(d_out.shape());
+        const TensorView<const T, 3> d_context =
+            self_.options_.out_projection ? TensorView<const T, 3>(d_context_) : d_product_;
+        return self_.attend_.prepare_backward(
+            heads_.q, heads_.k, heads_.v, context_.split_heads(heads), d_context.split_heads(heads),
+            {d_.q, d_.k, d_.v}, detail::with_extra_keys(mask, self_.extra_keys()), workers);
+    }
+
+    void drop(TensorView<const T, 3> d_out) {
+        if (self_.out_dropout_.last().probability == 0.0) return;
+        drop_.emplace(self_.out_dropout_.last(), Rows(d_out), rows(self_.d_out_.view(d_out.shape())));
+    }
+    void project(TensorView<const T, 3>) {
+        if (!self_.options_.out_projection) return;
+        project_.emplace(Rows(read(context_)), std::as_const(self_.out_weight_).view(),
+                         Rows(d_product_), rows(d_context_), Rows(), gradients_.out_weight_.change(),
+                         gradients_.out_bias_);
+    }
+    void norm_heads() {
+        if (self_.options_.qk_norm == QkNorm::none) return;
+        const auto prepare = [&](auto& stage, const detail::NormRule<T>& norm,
+                                 detail::ReusableBuffer<T>& before, TensorView<T, 4> d,
+                                 TensorView<T, 1> dweight, TensorView<T, 1> dbias) {
+            stage.emplace(norm, before.view(d.shape()), d, dweight, dbias);
+        };
+        prepare(query_norm_, self_.template norm_of<0>(), self_.q_before_norm_, d_.q,
+                gradients_.q_norm_weight_, gradients_.q_norm_bias_);
+        prepare(key_norm_, self_.template norm_of<1>(), self_.k_before_norm_,
+                d_.k.slice(2, 0, call_.kv_len), gradients_.k_norm_weight_,
+                gradients_.k_norm_bias_);
+    }
+
+    /// By way of the three projections, one after another where their gradients are added up.
+    void go_back_to(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                    TensorView<const T, 3> value, const Gradients& inputs, Rows residual,
+                    bool adds_up) {
+        const auto go_back = [&]<int part>(TensorView<const T, 3> x, TensorView<T, 3> dy,
+                                           TensorView<T, 3> dx) {
+            const Rows before = adds_up && part > 0 ? rows(dx).to_read() : residual;
+            to_inputs_[part].emplace(
+                Rows(x), self_.template weight_of<part>(), Rows(read(dy)), rows(dx), before,
+                self_.template part_of<part>(gradients_.template matrix_of<part>().change()),
+                bias_of<part>(gradients_));
+        };
+        go_back.template operator()<0>(query, d_.q.merge_heads(), inputs.dquery);
+        go_back.template operator()<1>(key, given(d_.k, call_), inputs.dkey);
+        go_back.template operator()<2>(value, given(d_.v, call_), inputs.dvalue);
+    }
+
+    MultiHeadAttention& self_;
+    MultiHeadAttention& gradients_;
+    Call call_;
+    Heads heads_, d_;
+    TensorView<const T, 3> context_, d_product_;
+    TensorView<T, 3> d_context_;
+    std::optional<detail::DropoutRows<T>> drop_;
+    std::optional<detail::LinearGradientStages<T>> project_;
+    using Attention = decltype(std::declval<ScaledDotProductAttention<T>&>().prepare_backward(
+        Heads().q, Heads().k, Heads().v, Heads().q, Heads().q, AttentionGradients<T>(),
+        detail::with_extra_keys(std::declval<const Mask&>(), Index()), 1));
+    Attention attend_;
+    std::optional<detail::NormOfHeadsGradient<T>> query_norm_, key_norm_;
+    std::array<std::optional<detail::LinearGradientStages<T>>, 3> to_inputs_;
+};
+
+template <ComputeScalar T>
+template <ScorePart Mask>
+void MultiHeadAttention<T>::run_backward(TensorView<const T, 3> query, TensorView<const T, 3> key,
+                                         TensorView<const T, 3> value,
+                                         TensorView<const T, 3> d_out, const Gradients& inputs,
+                                         MultiHeadAttention& gradients, const Mask& mask,
+                                         bool one_input) {
+    check_backward(query, key, value, d_out, inputs, gradients, mask);
+    const detail::Workers workers(2 * multiply_adds(query.shape(), key.shape()));
+    const Backward<Mask> backward(*this, query, key, value, d_out, inputs, gradients, mask,
+                                  one_input, {}, workers.executor.concurrency());
+    detail::Stages stages;
+    backward.add_to(stages);
+    stages.run(workers.executor);
 }
 
 template <ComputeScalar T>
@@ -127,15 +252,7 @@ void MultiHeadAttention<T>::backward(TensorView<const T, 3> query, TensorView<co
                                      TensorView<const T, 3> value, TensorView<const T, 3> d_out,
                                      const Gradients& inputs, MultiHeadAttention& gradients,
                                      const Mask& mask) {
-    check_backward(query, key, value, d_out, inputs, gradients, mask);
-    const Heads d = backward_to_heads(d_out, gradients, mask);
-    const Call& call = last_.sizes("MultiHeadAttention");
-    linear_backward(query, weight_of<0>(*this), d.q.merge_heads(),
-                    projection_gradients<0>(inputs.dquery, gradients));
-    linear_backward(key, weight_of<1>(*this), given(d.k, call),
-                    projection_gradients<1>(inputs.dkey, gradients));
-    linear_backward(value, weight_of<2>(*this), given(d.v, call),
-                    projection_gradients<2>(inputs.dvalue, gradients));
+    run_backward(query, key, value, d_out, inputs, gradients, mask, false);
 }
 
 template <ComputeScalar T>
@@ -143,20 +260,7 @@ template <ScorePart Mask>
 void MultiHeadAttention<T>::backward(TensorView<const T, 3> x, TensorView<const T, 3> d_out,
                                      TensorView<T, 3> dx, MultiHeadAttention& gradients,
                                      const Mask& mask) {
-    check_backward(x, x, x, d_out, {.dquery = dx}, gradients, mask);
-    const Heads d = backward_to_heads(d_out, gradients, mask);
-    const Call& call = last_.sizes("MultiHeadAttention");
-    if (call.packed) {
-        linear_backward(x, in_weight_, packed_in(d_heads_, call),
-                        {dx, gradients.in_weight_, gradients.in_bias_});
-        return;
-    }
-    linear_backward(x, weight_of<0>(*this), d.q.merge_heads(),
-                    projection_gradients<0>(dx, gradients));
-    detail::add_linear_backward<T>(x, weight_of<1>(*this), given(d.k, call),
-                                   projection_gradients<1>(dx, gradients), d_part_);
-    detail::add_linear_backward<T>(x, weight_of<2>(*this), given(d.v, call),
-                                   projection_gradients<2>(dx, gradients), d_part_);
+    run_backward(x, x, x, d_out, {.dquery = dx}, gradients, mask, true);
 }
 
 }  // namespace heed::inline v0

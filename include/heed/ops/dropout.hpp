@@ -10,6 +10,7 @@
 #include "heed/tensor/checks.hpp"
 #include "heed/tensor/elementwise.hpp"
 #include "heed/tensor/philox.hpp"
+#include "heed/tensor/row_list.hpp"
 
 namespace heed::inline v0 {
 
@@ -64,6 +65,67 @@ class DropoutRule {
 
 }  // namespace detail
 
+namespace detail {
+
+/// Dropout of a tensor, entry by entry in row-major order.
+template <StorageScalar T>
+class DropoutOfEntries {
+  public:
+    explicit DropoutOfEntries(const DropoutRule& rule)
+        : rule_(rule), scale_(static_cast<ComputeType<T>>(rule.scale())) {}
+
+    [[nodiscard]] T operator()(T x, std::uint64_t entry) const {
+        // Counter words: 2^34 entries to a "middle" step leave room for any tensor.
+        const auto middle = static_cast<std::uint32_t>(entry >> 34);
+        const bool keep = rule_.keeps(0, middle, entry & ((std::uint64_t{1} << 34) - 1));
+        return keep ? static_cast<T>(static_cast<ComputeType<T>>(x) * scale_) : T(0);
+    }
+
+  private:
+    DropoutRule rule_;
+    ComputeType<T> scale_;
+};
+
+/// y = residual + dropout(x) row by row, in pieces of some rows that different workers may take; y
+/// may be x or the residual.
+template <ComputeScalar T>
+class DropoutRows {
+  public:
+    DropoutRows(const Dropout& dropout, RowList<const T> x, RowList<T> y,
+                RowList<const T> residual = {})
+        : of_entry_(DropoutRule("Dropout", dropout)),
+          x_(x),
+          y_(y),
+          residual_(residual),
+          blocks_(CommonRows(x, y, residual), rows_of_piece) {}
+
+    [[nodiscard]] Index count() const { return blocks_.count(); }
+
+    void operator()(Index piece, int /*worker*/) const {
+        const Index first = blocks_.begin(piece);
+        for (Index i = first; i < first + blocks_.size(piece); ++i) {
+            const TensorView<const T, 1> x = x_[i];
+            const TensorView<T, 1> y = y_[i];
+            for (Index c = 0; c < x.extent(0); ++c) {
+                const auto entry = static_cast<std::uint64_t>(i * x.extent(0) + c);
+                const T kept = of_entry_(x(c), entry);
+                y(c) = residual_.is_absent() ? kept : residual_[i](c) + kept;
+            }
+        }
+    }
+
+  private:
+    static constexpr Index rows_of_piece = 16;
+
+    DropoutOfEntries<T> of_entry_;
+    RowList<const T> x_;
+    RowList<T> y_;
+    RowList<const T> residual_;
+    RowBlocks blocks_;
+};
+
+}  // namespace detail
+
 /// y = dropout(x), element by element; x and y may be the same view, but not overlap otherwise.
 /// Entry n in row-major order is kept or dropped by (seed, call, n) alone. A dropped entry is 0
 /// whatever it was, NaN included. The way back is the same function: with the same options, dropout
@@ -74,18 +136,9 @@ void dropout(InputView<T, Rank> x, TensorView<T, Rank> y, const Dropout& options
     detail::require_memory("dropout", "the input", x);
     detail::require_output("dropout", "the output", y, x.shape());
     detail::require_same_or_apart("dropout", x, y);
-    const detail::DropoutRule rule("dropout", options);
-    const auto scale = static_cast<ComputeType<T>>(rule.scale());
+    const detail::DropoutOfEntries<T> of_entry(detail::DropoutRule("dropout", options));
     std::uint64_t n = 0;
-    detail::for_each_element(
-        [&](const T& from, T& to) {
-            // Counter words: 2^34 entries to a "middle" step leave room for any tensor.
-            const auto middle = static_cast<std::uint32_t>(n >> 34);
-            const bool keep = rule.keeps(0, middle, n & ((std::uint64_t{1} << 34) - 1));
-            to = keep ? static_cast<T>(static_cast<ComputeType<T>>(from) * scale) : T(0);
-            ++n;
-        },
-        x, y);
+    detail::for_each_element([&](const T& from, T& to) { to = of_entry(from, n++); }, x, y);
 }
 
 }  // namespace heed::inline v0

@@ -19,15 +19,45 @@ template <int Rank>
     return product;
 }
 
-/// The input's rows must be those that the weight multiplies.
+/// The input's rows must be those that a weight of that shape multiplies.
 template <class T, int Rank>
 void require_linear_input(std::string_view where, TensorView<const T, Rank> x,
-                          TensorView<const T, 2> weight) {
-    if (x.extent(Rank - 1) != weight.extent(1))
+                          const Shape<2>& weight) {
+    if (x.extent(Rank - 1) != weight[1])
         fail<ShapeError>(where, "the input's last dimension must be the weight's; found input ",
-                         x.shape(), ", weight ", weight.shape());
+                         x.shape(), ", weight ", weight);
     require_memory(where, "the input", x);
+    require_contiguous_rows(where, "the input", x);
+}
+
+template <class T>
+void require_weight(std::string_view where, TensorView<const T, 2> weight) {
     require_memory(where, "the weight", weight);
+    require_contiguous_rows(where, "the weight", weight);
+}
+
+template <class T, int Rank, class... Others>
+void check_linear(std::string_view where, TensorView<const T, Rank> x, const Shape<2>& weight,
+                  TensorView<const T, 1> bias, TensorView<T, Rank> y, const Others&... others) {
+    require_linear_input(where, x, weight);
+    require_memory(where, "the bias", bias);
+    if (bias.data() != nullptr)
+        require_shape(where, "the bias", bias.shape(), Shape<1>(weight[0]));
+    require_output(where, "the output", y, x.shape().with(Rank - 1, weight[0]), x, bias, others...);
+    require_contiguous_rows(where, "the output", y);
+}
+
+/// y = x W^T + b for every row, the rows checked.
+template <class T, int Rank>
+void run_linear(TensorView<const T, Rank> x, const ProductWeights<T>& weights,
+                TensorView<T, Rank> y, const std::optional<ExecutorRef>& executor) {
+    const Workers workers(multiply_adds(x.shape(), y.extent(Rank - 1)), executor);
+    for_each_row_list(
+        [&](RowList<const T> from, RowList<T> to) {
+            const Product<T> product(from, weights, to, workers.executor.concurrency());
+            workers.executor.parallel_for(product.count(), product);
+        },
+        x, y);
 }
 
 template <class T, int Rank>
@@ -35,15 +65,14 @@ void check_linear_backward(TensorView<const T, Rank> x, TensorView<const T, 2> w
                            TensorView<const T, Rank> dy, TensorView<T, Rank> dx,
                            TensorView<T, 2> dweight, TensorView<T, 1> dbias) {
     constexpr std::string_view where = "linear_backward";
-    require_linear_input(where, x, weight);
+    require_linear_input(where, x, weight.shape());
+    require_weight(where, weight);
     require_shape(where, "dy", dy.shape(), x.shape().with(Rank - 1, weight.extent(0)));
     require_memory(where, "dy", dy);
     require_optional_output(where, "dx", dx, x.shape(), x, weight, dy);
     require_optional_output(where, "dweight", dweight, weight.shape(), x, weight, dy, dx);
     require_optional_output(where, "dbias", dbias, Shape<1>(weight.extent(0)), x, weight, dy, dx,
                             dweight);
-    require_contiguous_rows(where, "the input", x);
-    require_contiguous_rows(where, "the weight", weight);
     require_contiguous_rows(where, "dy", dy);
     require_contiguous_rows(where, "dx", dx);
     require_contiguous_rows(where, "dweight", dweight);
@@ -56,31 +85,15 @@ void check_linear_backward(TensorView<const T, Rank> x, TensorView<const T, 2> w
 /// leading dimensions may have any strides. y must not overlap x or W.
 /// Half types are widened to float in tiles and rounded once. A matrix that is worth it is shared
 /// out among the workers of the executor (absent: of the process); an element of y has the same
-/// bits for all of them, and whatever the other rows of x are, as long as there are more than four.
+/// bits for all of them, and whatever the other rows of x are.
 /// Throws ShapeError, or ArgumentError for null, before anything is written. Cost: 2 * rows * in *
 /// out operations.
 template <StorageScalar T, int Rank>
 void linear(InputView<T, Rank> x, InputView<T, 2> weight, InputView<T, 1> bias,
             TensorView<T, Rank> y, const std::optional<ExecutorRef>& executor = std::nullopt) {
-    detail::require_linear_input("linear", x, weight);
-    detail::require_memory("linear", "the bias", bias);
-    detail::require_output("linear", "the output", y, x.shape().with(Rank - 1, weight.extent(0)));
-    if (bias.data() != nullptr)
-        detail::require_shape("linear", "the bias", bias.shape(), Shape<1>(weight.extent(0)));
-    if (!x.has_contiguous_rows() || !weight.has_contiguous_rows() || !y.has_contiguous_rows())
-        detail::fail<ShapeError>("linear", "the last dimension of input, weight and output must be",
-                                 " contiguous; found strides ", x.stride(Rank - 1), ", ",
-                                 weight.stride(1), ", ", y.stride(Rank - 1));
-    if (detail::overlaps(y, x) || detail::overlaps(y, weight) || detail::overlaps(y, bias))
-        detail::fail<ShapeError>("linear", "the output must not overlap the inputs; found overlap");
-    const detail::Workers workers(detail::multiply_adds(x.shape(), weight.extent(0)), executor);
-    detail::for_each_row_list(
-        [&](detail::RowList<const T> from, detail::RowList<T> to) {
-            const detail::Product<T> product(from, {weight, bias}, to,
-                                             workers.executor.concurrency());
-            workers.executor.parallel_for(product.count(), product);
-        },
-        x, y);
+    detail::require_weight("linear", weight);
+    detail::check_linear<T, Rank>("linear", x, weight.shape(), bias, y, weight);
+    detail::run_linear<T, Rank>(x, {weight, bias}, y, executor);
 }
 
 /// Where the gradients of `linear` go; an empty view means "not wanted".

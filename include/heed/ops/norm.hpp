@@ -5,7 +5,9 @@
 #include <array>
 #include <cmath>
 
+#include "heed/base/stages.hpp"
 #include "heed/ops/row_parts.hpp"
+#include "heed/simd/lane_tiling.hpp"
 #include "heed/simd/layer_dispatch.hpp"
 #include "heed/tensor/checks.hpp"
 #include "heed/tensor/row_list.hpp"
@@ -92,42 +94,55 @@ template <ComputeScalar T>
 class NormGradientRows {
   public:
     struct Gradients {
-        RowList<T> dx = {};
+        RowList<T> dx = {};                         ///< overwritten
         TensorView<T, 1> dweight = {}, dbias = {};  ///< added to
+        RowList<const T> residual = {};             ///< added to dx
     };
 
-    /// `scales` is room for one for each row.
+    /// `scales` is room for two numbers for each row.
     NormGradientRows(const NormRule<T>& norm, RowList<const T> x, RowList<const T> dy,
-                     const Gradients& gradients, RowScale<T>* scales)
+                     const Gradients& gradients, T* scales)
         : norm_(norm),
           x_(x),
           dy_(dy),
           gradients_(gradients),
           scales_(scales),
-          blocks_(CommonRows(x, dy, gradients.dx), rows_of_piece) {}
+          blocks_(CommonRows(x, dy, gradients.dx, gradients.residual), rows_of_piece) {}
 
-    [[nodiscard]] Index row_pieces() const { return blocks_.count(); }
+    void add_to(Stages& stages) const {
+        using Self = NormGradientRows;
+        stages.then(blocks_.count(), ParallelTask::of<&Self::find_scales>(*this));
+        stages.then(parameter_pieces(), ParallelTask::of<&Self::add_parameters>(*this));
+        // Where dx lies may lie what the parameters' gradients read.
+        if (!gradients_.dx.is_absent())
+            stages.then(blocks_.count(), ParallelTask::of<&Self::find_dx>(*this));
+    }
+
+  private:
+    static constexpr Index rows_of_piece = 16, features_of_piece = 256;
+
     [[nodiscard]] Index parameter_pieces() const {
         const bool wanted = is_wanted(gradients_.dweight) || is_wanted(gradients_.dbias);
-        return wanted ? (x_.columns() + features_of_piece - 1) / features_of_piece : 0;
-    }
-    [[nodiscard]] Index dx_pieces() const { return gradients_.dx.is_absent() ? 0 : row_pieces(); }
-
-    void find_scales(Index piece) const {
-        for_each_row(piece, [&](Index i) { scales_[i] = scale_of<T>(norm_, x_[i]); });
+        return wanted ? pieces(x_.columns(), features_of_piece) : 0;
     }
 
-    void add_parameters(Index piece) const {
+    void find_scales(Index piece, int /*worker*/) const {
+        for_each_row(piece, [&](Index i) {
+            const RowScale<T> by = scale_of<T>(norm_, x_[i]);
+            scales_[2 * i] = by.shift;
+            scales_[2 * i + 1] = by.factor;
+        });
+    }
+
+    void add_parameters(Index piece, int /*worker*/) const {
         const Index first = piece * features_of_piece;
         const Index count = std::min(features_of_piece, x_.columns() - first);
-        const auto part = [&](auto row) {
-            return row.data() == nullptr ? row : row.slice(0, first, count);
-        };
         std::array<T, static_cast<std::size_t>(features_of_piece)> dweight{}, dbias{};
         for (Index i = 0; i < x_.count(); ++i) {
-            RowParts<T, const T> x(part(x_[i])), dy(part(dy_[i]));
-            layer_kernels<T>().norm_parameters(x.read(0, count), dy.read(0, count), count,
-                                               scales_[i], dweight.data(), dbias.data());
+            RowParts<T, const T> x(x_[i].slice(0, first, count));
+            RowParts<T, const T> dy(dy_[i].slice(0, first, count));
+            layer_kernels<T>().norm_parameters(x.read(0, count), dy.read(0, count), count, scale(i),
+                                               dweight.data(), dbias.data());
         }
         for (Index c = 0; c < count; ++c) {
             const auto at = static_cast<std::size_t>(c);
@@ -136,38 +151,43 @@ class NormGradientRows {
         }
     }
 
-    void find_dx(Index piece) const {
-        for_each_row(piece, [&](Index i) { go_back(x_[i], dy_[i], scales_[i], gradients_.dx[i]); });
+    void find_dx(Index piece, int /*worker*/) const {
+        for_each_row(piece, [&](Index i) {
+            const bool adds = !gradients_.residual.is_absent();
+            go_back(x_[i], dy_[i], scale(i), gradients_.dx[i],
+                    adds ? gradients_.residual[i] : TensorView<const T, 1>());
+        });
     }
-
-  private:
-    static constexpr Index rows_of_piece = 16, features_of_piece = 256;
 
     template <class F>
     void for_each_row(Index piece, const F& f) const {
         const Index first = blocks_.begin(piece);
         for (Index i = first; i < first + blocks_.size(piece); ++i) f(i);
     }
+    [[nodiscard]] RowScale<T> scale(Index row) const {
+        return {scales_[2 * row], scales_[2 * row + 1]};
+    }
 
     /// With a mean, its gradient is taken off.
     void go_back(TensorView<const T, 1> x, TensorView<const T, 1> dy, RowScale<T> by,
-                 TensorView<T, 1> dx) const {
+                 TensorView<T, 1> dx, TensorView<const T, 1> residual) const {
         const LayerKernels<T>& kernels = layer_kernels<T>();
-        RowParts<T, const T> from(x), slope(dy), weight(norm_.weight);
+        RowParts<T, const T> from(x), slope(dy), weight(norm_.weight), more(residual);
         RowParts<T, T> to(dx);
         T sums[2] = {};
         for_each_part(x.extent(0), [&](Index first, Index count) {
-            T more[2];
+            T of_part[2];
             kernels.norm_sums(from.read(first, count), slope.read(first, count),
-                              weight.read(first, count), count, by, more);
-            for (int n = 0; n < 2; ++n) sums[n] += more[n];
+                              weight.read(first, count), count, by, of_part);
+            for (int n = 0; n < 2; ++n) sums[n] += of_part[n];
         });
         const auto n = static_cast<T>(x.extent(0));
         const T mean = norm_.kind == NormKind::layer ? sums[0] / n : T(0);
         for_each_part(x.extent(0), [&](Index first, Index count) {
+            T* const place = to.place(first);
             kernels.norm_gradient(from.read(first, count), slope.read(first, count),
-                                  weight.read(first, count), count, by, mean, sums[1] / n,
-                                  to.place(first));
+                                  weight.read(first, count), count, by, mean, sums[1] / n, place);
+            if (const T* const added = more.read(first, count)) kernels.add(added, count, place);
             to.store(first, count);
         });
     }
@@ -175,7 +195,7 @@ class NormGradientRows {
     NormRule<T> norm_;
     RowList<const T> x_, dy_;
     Gradients gradients_;
-    RowScale<T>* scales_;
+    T* scales_;
     RowBlocks blocks_;
 };
 
@@ -244,13 +264,13 @@ void norm_backward(std::string_view where, const NormRule<T>& norm, TensorView<c
                                         : std::remove_cvref_t<decltype(list)>(
                                               list.block(blocks.begin(b), blocks.size(b)));
             };
-            std::array<RowScale<T>, most> scales;
+            std::array<T, 2 * most> scales;
             const NormGradientRows<T> rows(norm, block(from), block(slopes),
                                            {block(to), gradients.dweight, gradients.dbias},
                                            scales.data());
-            for (Index i = 0; i < rows.row_pieces(); ++i) rows.find_scales(i);
-            for (Index i = 0; i < rows.parameter_pieces(); ++i) rows.add_parameters(i);
-            for (Index i = 0; i < rows.dx_pieces(); ++i) rows.find_dx(i);
+            Stages stages;
+            rows.add_to(stages);
+            stages.run(ExecutorRef());
         }
     };
     for_each_row_list(go_back, x, dy, gradients.dx);

@@ -6,11 +6,12 @@
 // on the workers.
 //
 // Packed weights lie on lanes, and rows of x are read in place. Weights in place are read as the
-// keys of an attention are, while rows of x lie on lanes; up to four rows would leave most lanes
-// empty, and are multiplied term by term.
+// keys of an attention are, while rows of x lie on lanes; a few rows would leave most lanes empty,
+// and for them some weights at a time are packed.
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <type_traits>
 
 #include "heed/base/executor.hpp"
@@ -30,8 +31,8 @@ template <class T>
 inline constexpr Index product_outputs = ComputeScalar<T> ? 192 : 64;
 /// Rows that go through a packed panel together.
 inline constexpr Index packed_rows = 64;
-/// Up to so many rows of x would leave most lanes of a tile empty.
-inline constexpr Index few_rows = 4;
+/// For up to so many rows it takes less time to pack the weights than to leave lanes empty.
+inline constexpr Index few_rows = 8;
 
 /// Scratch on the stack, aligned to a cache line and not initialised.
 template <class C, Index count>
@@ -60,9 +61,10 @@ struct ProductWeights {
 template <class T>
 struct ProductFinish {
     Activation activation = Activation::none;
-    const ProductWeights<T>* gate = nullptr;  ///< as large as W, and packed if W is
-    RowList<T> before = {};                   ///< receives x W^T + b
-    RowList<const T> residual = {};           ///< may be y
+    std::optional<ProductWeights<T>> gate = std::nullopt;  ///< as large as W, and packed if W is
+    RowList<T> before = {};                                ///< receives x W^T + b
+    RowList<T> gate_before = {};                           ///< receives x G^T + g
+    RowList<const T> residual = {};                        ///< may be y
 };
 
 /// A sum of numbers of T that kernels can read: in place when they are dense and of the compute
@@ -89,7 +91,7 @@ class Product {
           weights_(weights),
           finish_(finish),
           workers_(workers),
-          common_(x, y, finish.before, finish.residual),
+          common_(x, y, finish.before, finish.gate_before, finish.residual),
           blocks_(common_, packed_rows),
           tiling_(common_.rows, tile_kernels<C>().lanes) {}
 
@@ -131,7 +133,7 @@ class Product {
                              to, ahead);
         };
         multiply(packed, sums.data);
-        if (finish_.gate != nullptr) multiply(*finish_.gate->packed, gate.data);
+        if (finish_.gate) multiply(*finish_.gate->packed, gate.data);
         finish(part, sums.data, gate.data, panel.columns);
     }
 
@@ -145,7 +147,7 @@ class Product {
                         std::min(outputs, y_.columns() - column)};
         StackScratch<C, outputs * most> sums, gate;
         multiply_tile(part, tiling_.width(tile), weights_.weight, sums.data);
-        if (finish_.gate != nullptr)
+        if (finish_.gate)
             multiply_tile(part, tiling_.width(tile), finish_.gate->weight, gate.data);
         finish(part, sums.data, gate.data, outputs);
     }
@@ -156,7 +158,7 @@ class Product {
         const TensorView<const T, 2> x = x_.block(part.row, part.rows);
         const TensorView<const T, 2> by = weight.slice(0, part.column, part.columns);
         if constexpr (!widens)
-            if (common_.rows <= few_rows) return multiply_few(kernels, x, by, rows);
+            if (common_.rows <= few_rows) return multiply_few(x, by, rows);
         StackScratch<C, product_terms * most> lanes;
         StackScratch<C, outputs * most> sums;
         StackScratch<C, widens ? product_terms * most : 1> wide_x;
@@ -175,12 +177,26 @@ class Product {
         kernels.finish(sums.data, row, part.columns, part.rows, ones<C>().data(), rows, outputs);
     }
 
-    /// The same for few rows: for each row a sum for each feature, its terms on the lanes.
-    static void multiply_few(const TileKernels<C>& kernels, TensorView<const C, 2> x,
-                             TensorView<const C, 2> weight, C* rows) {
-        for (Index i = 0; i < x.extent(0); ++i)
-            kernels.row_products(weight.data(), weight.stride(0), x.row(i), 0, weight.extent(0),
-                                 weight.extent(1), rows + i * outputs);
+    /// The same for few rows: a panel's worth of weights at a time, on lanes.
+    static void multiply_few(TensorView<const C, 2> x, TensorView<const C, 2> weight, C* rows) {
+        StackScratch<C, product_terms * most> panel;
+        StackScratch<C, few_rows * most> sums;
+        const LaneTiling panels(weight.extent(0), static_cast<int>(most_lanes<C>));
+        for (Index p = 0; p < panels.count(); ++p) {
+            const Index first = panels.begin(p), columns = panels.width(p) * most_lanes<C>;
+            const Index count = std::min(columns, weight.extent(0) - first);
+            std::fill_n(sums.data, x.extent(0) * columns, C(0));
+            LinesAhead ahead;
+            for (Index k = 0; k < weight.extent(1); k += product_terms) {
+                const Index terms = std::min(product_terms, weight.extent(1) - k);
+                tile_kernels<C>().load_queries(weight.row(first) + k, weight.stride(0), count,
+                                               terms, C(1), panel.data, columns);
+                multiply_panel(x.data() + k, x.stride(0), x.extent(0), panel.data, columns, terms,
+                               sums.data, ahead);
+            }
+            for (Index i = 0; i < x.extent(0); ++i)
+                std::copy_n(sums.data + i * columns, count, rows + i * outputs + first);
+        }
     }
 
     void finish(const Part& part, const C* sums, const C* gate, Index row) const {
@@ -189,7 +205,7 @@ class Product {
         f.activation = finish_.activation;
         f.scale = scales_of(weights_, part);
         f.bias = bias_of(weights_, part, bias.data());
-        if (finish_.gate != nullptr) {
+        if (finish_.gate) {
             f.gate = gate;
             f.gate_scale = scales_of(*finish_.gate, part);
             f.gate_bias = bias_of(*finish_.gate, part, gate_bias.data());
@@ -202,19 +218,19 @@ class Product {
                 y_.block(part.row, part.rows).slice(1, part.column, part.columns);
             copy(TensorView<const C, 2>(rows.data, y.shape()), y);
         } else {
-            if (!finish_.before.is_absent()) {
-                f.before = finish_.before.first_of(part.row) + part.column;
-                f.before_stride = finish_.before.row_stride();
-            }
-            if (!finish_.residual.is_absent()) {
-                f.residual = finish_.residual.first_of(part.row) + part.column;
-                f.residual_stride = finish_.residual.row_stride();
-            }
+            f.x = rows_of(finish_.before, part);
+            f.g = rows_of(finish_.gate_before, part);
+            f.residual = rows_of(finish_.residual, part);
             kernels.finish_rows(sums, row, part.rows, part.columns, f,
                                 y_.first_of(part.row) + part.column, y_.row_stride());
         }
     }
 
+    template <class U>
+    static Rows<U> rows_of(const RowList<U>& list, const Part& part) {
+        if (list.is_absent()) return {};
+        return {list.first_of(part.row) + part.column, list.row_stride()};
+    }
     static const C* scales_of(const ProductWeights<T>& weights, const Part& part) {
         const bool has = weights.packed != nullptr && weights.packed->scales() != nullptr;
         return has ? weights.packed->scales() + part.column : nullptr;

@@ -21,18 +21,18 @@ void load_panel(TensorView<const C, 2> panel, Index row, C* to) {
     }
 }
 
-/// dx = dy W, or dx += dy W. Rows are contiguous.
+/// dx = residual + dy W. The residual may be absent, or dx. Rows are contiguous.
 template <class C>
 class InputGradient {
   public:
     InputGradient(RowList<const C> dy, TensorView<const C, 2> weight, RowList<C> dx,
-                  bool adds = false)
+                  RowList<const C> residual = {})
         : kernels_(tile_kernels<C>()),
           dy_(dy),
           weight_(weight),
           dx_(dx),
-          adds_(adds),
-          blocks_(CommonRows(dy, dx), most_rows),
+          residual_(residual),
+          blocks_(CommonRows(dy, dx, residual), most_rows),
           tiling_(dx.columns(), kernels_.lanes) {}
 
     [[nodiscard]] Index count() const { return blocks_.count() * tiling_.count(); }
@@ -56,7 +56,8 @@ class InputGradient {
         }
         C* const to = dx_.first_of(first) + column;
         RowFinish<C> f;
-        if (adds_) f.residual = to, f.residual_stride = dx_.row_stride();
+        if (!residual_.is_absent())
+            f.residual = {residual_.first_of(first) + column, residual_.row_stride()};
         layer_kernels<C>().finish_rows(sums.data, row, rows, columns, f, to, dx_.row_stride());
     }
 
@@ -67,7 +68,7 @@ class InputGradient {
     RowList<const C> dy_;
     TensorView<const C, 2> weight_;
     RowList<C> dx_;
-    bool adds_;
+    RowList<const C> residual_;
     RowBlocks blocks_;
     LaneTiling tiling_;
 };

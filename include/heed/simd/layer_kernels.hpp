@@ -8,20 +8,25 @@
 
 namespace heed::inline v0::detail {
 
-/// What becomes of a row of sums s: y = residual + act(before) with before = scale * s + bias, or
-/// with a gate y = residual + act(gate_scale * gate + gate_bias) * before. What is null is left out.
+/// Rows of columns, or none.
+template <class T>
+struct Rows {
+    T* data = nullptr;
+    Index stride = 0;
+};
+
+/// What becomes of a row of sums s: y = residual + act(x) with x = scale * s + bias, or with a gate
+/// y = residual + act(g) * x with g = gate_scale * gate + gate_bias. What is null is left out.
 template <class T>
 struct RowFinish {
-    const T* scale = nullptr;  ///< [columns], as all but the last four
+    const T* scale = nullptr;  ///< [columns], as those that are no Rows
     const T* bias = nullptr;
     Activation activation = Activation::none;
+    const T* gate = nullptr;  ///< rows like those of the sums
     const T* gate_scale = nullptr;
     const T* gate_bias = nullptr;
-    const T* gate = nullptr;      ///< rows like those of the sums
-    T* before = nullptr;          ///< [rows][columns], written where backward needs it
-    Index before_stride = 0;
-    const T* residual = nullptr;  ///< [rows][columns]; may be the output
-    Index residual_stride = 0;
+    Rows<T> x = {}, g = {};        ///< written where backward needs them
+    Rows<const T> residual = {};  ///< may be the output
 };
 
 /// A norm takes x to (x - shift) * factor.

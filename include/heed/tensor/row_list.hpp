@@ -34,6 +34,11 @@ class RowList {
         }
     }
 
+    /// The same rows to read.
+    [[nodiscard]] RowList<const T> to_read() const {
+        return RowList<const T>(*this);
+    }
+
     [[nodiscard]] bool is_absent() const { return data_ == nullptr; }
     [[nodiscard]] Index count() const { return matrices_ * rows_; }
     [[nodiscard]] Index columns() const { return columns_; }
@@ -55,6 +60,18 @@ class RowList {
     }
 
   private:
+    template <class>
+    friend class RowList;
+    template <class U>
+    explicit RowList(const RowList<U>& other)
+        : data_(other.data_),
+          matrices_(other.matrices_),
+          rows_(other.rows_),
+          columns_(other.columns_),
+          matrix_stride_(other.matrix_stride_),
+          row_stride_(other.row_stride_),
+          column_stride_(other.column_stride_) {}
+
     T* data_ = nullptr;
     Index matrices_ = 0, rows_ = 0, columns_ = 0;
     Index matrix_stride_ = 0, row_stride_ = 0, column_stride_ = 1;

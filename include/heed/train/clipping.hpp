@@ -33,7 +33,9 @@ double clip_gradient_norm(Module<Model>& gradients, double max_norm) {
         });
     };
     gradients.for_each_parameter(
-        [&](const std::string&, auto view) { detail::for_each_long_row(add_squares, view); });
+        detail::AtOnce{[&](const std::string&, auto view) {
+            detail::for_each_long_row(add_squares, view);
+        }});
     const double norm = std::sqrt(squares);
     const double factor = max_norm / (norm + 1e-6);
     if (factor >= 1.0 || std::isinf(max_norm)) return norm;
@@ -47,7 +49,9 @@ double clip_gradient_norm(Module<Model>& gradients, double max_norm) {
         });
     };
     gradients.for_each_parameter(
-        [&](const std::string&, auto view) { detail::for_each_long_row(shorten, view); });
+        detail::AtOnce{[&](const std::string&, auto view) {
+            detail::for_each_long_row(shorten, view);
+        }});
     return norm;
 }
 

@@ -13,15 +13,15 @@
 namespace heed::inline v0 {
 namespace detail {
 
-/// The parameters of a module, in its order; const views where M is const. The module must outlive
-/// the list.
+/// The parameters of a module, in its order; const views where M is const. For use at once: the
+/// module must outlive the list, and not be run meanwhile.
 template <class M>
 class ParameterList {
   public:
     explicit ParameterList(M& module) {
-        module.for_each_parameter([this](const std::string& name, auto view) {
+        module.for_each_parameter(AtOnce{[this](const std::string& name, auto view) {
             parameters_.push_back({name, view});
-        });
+        }});
     }
 
     [[nodiscard]] std::size_t size() const { return parameters_.size(); }
@@ -52,10 +52,10 @@ class ParameterList {
 template <class F, class M, class... Lists>
 std::size_t for_each_beside(const F& f, M& module, const Lists&... lists) {
     std::size_t place = 0;
-    module.for_each_parameter([&](const std::string& name, auto view) {
+    module.for_each_parameter(AtOnce{[&](const std::string& name, auto view) {
         f(name, view, lists.find(place, name, view)...);
         ++place;
-    });
+    }});
     return place;
 }
 

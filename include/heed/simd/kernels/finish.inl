@@ -26,23 +26,31 @@ HEED_INLINE Pack<T> scaled_and_shifted(Pack<T> sums, const T* scale, const T* bi
     return sums;
 }
 
+/// The columns of row r, where there are rows.
+template <bool whole, class T>
+HEED_INLINE void keep(const Rows<T>& rows, Index r, Index column, Pack<T> pack, Index count) {
+    if (rows.data != nullptr)
+        store_columns<whole>(rows.data + r * rows.stride + column, pack, count);
+}
+
 /// A register of one row.
 template <Activation kind, bool whole, class T>
 HEED_INLINE void finish_columns(const T* sums, Index row, Index r, Index column, Index count,
                                 const RowFinish<T>& f, T* out, Index stride) {
     Pack<T> value = scaled_and_shifted<whole>(load_columns<whole>(sums + r * row + column, count),
                                               f.scale, f.bias, column, count);
-    if (f.before != nullptr)
-        store_columns<whole>(f.before + r * f.before_stride + column, value, count);
+    keep<whole>(f.x, r, column, value, count);
     if (f.gate != nullptr) {
-        const Pack<T> gate = load_columns<whole>(f.gate + r * row + column, count);
-        value = value * Act<kind, T>::value(scaled_and_shifted<whole>(gate, f.gate_scale,
-                                                                      f.gate_bias, column, count));
+        const Pack<T> gate =
+            scaled_and_shifted<whole>(load_columns<whole>(f.gate + r * row + column, count),
+                                      f.gate_scale, f.gate_bias, column, count);
+        keep<whole>(f.g, r, column, gate, count);
+        value = value * Act<kind, T>::value(gate);
     } else {
         value = Act<kind, T>::value(value);
     }
-    if (f.residual != nullptr)
-        value = value + load_columns<whole>(f.residual + r * f.residual_stride + column, count);
+    if (f.residual.data != nullptr)
+        value = value + load_columns<whole>(f.residual.data + r * f.residual.stride + column, count);
     store_columns<whole>(out + r * stride + column, value, count);
 }
 

@@ -1,0 +1,45 @@
+#pragma once
+// How does the gradient of a linear layer go back as part of a larger one?
+// As stages: what goes to the input, beside what goes to the parameters.
+
+#include "heed/base/stages.hpp"
+#include "heed/ops/product_gradients.hpp"
+
+namespace heed::inline v0::detail {
+
+/// dx = residual + dy W beside dW += dy^T x and db += the sum over rows of dy. dx and the residual
+/// may be absent; the residual may be dx.
+template <ComputeScalar T>
+class LinearGradientStages {
+  public:
+    LinearGradientStages(RowList<const T> x, TensorView<const T, 2> weight, RowList<const T> dy,
+                         RowList<T> dx, RowList<const T> residual, TensorView<T, 2> dweight,
+                         TensorView<T, 1> dbias)
+        : wants_dx_(!dx.is_absent()),
+          input_(dy, weight, dx, residual),
+          parameters_(x, dy, dweight, dbias) {}
+
+    /// Of a Linear, whose gradients lie in another.
+    template <class Linear>
+    LinearGradientStages(RowList<const T> x, const Linear& linear, RowList<const T> dy,
+                         RowList<T> dx, Linear& gradients, RowList<const T> residual = {})
+        : LinearGradientStages(x, linear.weight(), dy, dx, residual, gradients.weight_gradient(),
+                               gradients.bias()) {}
+
+    /// Both begin when all before is done.
+    void add_to(Stages& stages) const {
+        stages.then(parameters_.count(), parameters_);
+        if (!wants_dx_) return;
+        if (parameters_.count() > 0)
+            stages.beside(input_.count(), input_);
+        else
+            stages.then(input_.count(), input_);
+    }
+
+  private:
+    bool wants_dx_;
+    InputGradient<T> input_;
+    WeightGradient<T> parameters_;
+};
+
+}  // namespace heed::inline v0::detail
