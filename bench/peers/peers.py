@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Is heed faster than PyTorch and ONNX Runtime? Runs all three in turn, in one process: the forward
-pass, and forward and backward together (ONNX Runtime has no backward).
+"""Is heed faster than PyTorch and ONNX Runtime? Runs all of them in turn, in one process: attention
+alone, a layer of multi-head attention, a sentence encoder, a step of training.
 
-Checks that the results agree, then writes peers.md, peers.json and, if gnuplot is installed,
-peers.png and peers_training.png. `make peers` builds what it needs and runs it.
+Checks that the results agree, then writes peers.md (a table for each kind, the worst row first),
+peers.json and, if gnuplot is installed, pictures. `make peers` builds what it needs and runs it.
 """
 
 import argparse
@@ -20,27 +20,12 @@ from pathlib import Path
 
 import contest
 import report
+from kinds import KINDS, encoder
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build"
-GRID = {
-    "lengths": [32, 128, 197, 512, 1024, 2048, 4096, 8192],
-    "heads": [1, 8, 12, 32],
-    "head_dims": [64, 128],
-    "causal": [False, True],
-    "threads": [1, 2],
-}
-PASSES = {contest.FORWARD: [False], contest.TRAINING: [True], "both": [False, True]}
-QUICK_GRID = {**GRID, "lengths": [32, 128, 197, 512], "heads": [1, 12]}
-NOTES = {
-    "work": "B=1, float; only visible pairs count as work, under a causal mask too; training is "
-            "forward and backward, with the gradients of q, k and v: seven products beside two",
-    "layout": "heed and PyTorch are given contiguous [B,H,L,D], ONNX Runtime [B,L,H*D], the layout "
-              "of its operator; PyTorch allocates its output and gradients, the others fill those "
-              "that they are given",
-    "time": "median of rounds, calls from Python included; CPU time of the process for one thread, "
-            "wall clock for several; each runs when the threads of the others sleep",
-}
+TIME = ("median of rounds, calls from Python included; CPU time of the process for one thread, "
+        "wall clock for several; each runs when the threads of the others sleep")
 
 
 def numbers(text):
@@ -57,15 +42,60 @@ def masks(text):
     return [names[part] for part in text.split(",")]
 
 
-def parsed(arguments):
+def texts(text):
+    parts = text.split(",")
+    if wrong := [part for part in parts if part not in (encoder.MIXED, encoder.SORTED)
+                 and not (part.isdigit() and 2 <= int(part) <= encoder.MOST_TOKENS)]:
+        raise argparse.ArgumentTypeError(
+            f"each is {encoder.MIXED}, {encoder.SORTED} or a length of 2 to "
+            f"{encoder.MOST_TOKENS} tokens, not {', '.join(wrong)}")
+    return parts
+
+
+def kinds(text):
+    names = list(KINDS) if text == "all" else text.split(",")
+    if unknown := set(names) - set(KINDS):
+        raise argparse.ArgumentTypeError(f"it is {', '.join(KINDS)} or all, not "
+                                         f"{', '.join(sorted(unknown))}")
+    return [KINDS[name] for name in names]
+
+
+# What the axes of the grids are, and how their values are written.
+AXES = {
+    "lengths": (numbers, "N,N", "of sequences"),
+    "heads": (numbers, "N,N", "of an attention"),
+    "head_dims": (numbers, "N,N", "width of a head"),
+    "embed_dims": (numbers, "N,N", "width of a layer; heads that do not divide it are left out"),
+    "batches": (numbers, "N,N", "sequences or sentences that are computed together"),
+    "causal": (masks, "no,yes", "with a causal mask"),
+    "texts": (texts, "N,mixed,sorted", "sentences of N tokens, or of several lengths"),
+    "threads": (numbers, "N,N", "of every contender"),
+}
+
+
+def default_text(axis):
+    """The values that the kinds take when none are given."""
+    def words(values):
+        return ",".join(("yes" if value else "no") if isinstance(value, bool) else str(value)
+                        for value in values)
+
+    grids = {name: words(kind.GRID[axis]) for name, kind in KINDS.items() if axis in kind.GRID}
+    if len(set(grids.values())) == 1:
+        return f"{', '.join(grids)}: {grids.popitem()[1]}"
+    return "; ".join(f"{name}: {text}" for name, text in grids.items())
+
+
+def parser_of_options():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", type=kinds, default=kinds("attention"), metavar="KIND,KIND",
+                        help=f"{', '.join(KINDS)} or all (default: attention)")
     parser.add_argument("--quick", action="store_true", help="a small grid, with short timings")
-    for name in ("lengths", "heads", "head_dims", "threads"):
-        parser.add_argument("--" + name.replace("_", "-"), type=numbers, metavar="N,N",
-                            help=f"default: {','.join(map(str, GRID[name]))}")
-    parser.add_argument("--causal", type=masks, metavar="no,yes", help="default: no,yes")
-    parser.add_argument("--pass", dest="passes", choices=PASSES, default="both",
+    for axis, (kind, values, meaning) in AXES.items():
+        parser.add_argument("--" + axis.replace("_", "-"), type=kind, metavar=values,
+                            help=f"{meaning} (default: {default_text(axis)})")
+    parser.add_argument("--pass", dest="passes", default="both",
+                        choices=[contest.FORWARD, contest.TRAINING, "both"],
                         help="training is forward and backward together (default: both)")
     parser.add_argument("--minutes", type=float, default=float("inf"),
                         help="start no row after so many minutes; rows begin with the cheapest")
@@ -77,21 +107,45 @@ def parsed(arguments):
                         help="calls are repeated until they take so long (default: 10; quick: 3)")
     parser.add_argument("--no-spinning", action="store_true",
                         help="let ONNX Runtime's threads sleep at once when they have no work")
+    parser.add_argument("--minilm", type=Path, metavar="DIR",
+                        help="a folder with model.safetensors of all-MiniLM-L6-v2, for the "
+                             "encoder (default: random weights of the same sizes)")
     parser.add_argument("--seed", type=int, default=1, help="of the inputs (default: 1)")
     parser.add_argument("--library", type=Path, default=BUILD / "bench/bench/libheed_peer.so",
                         help="heed's shared object (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=BUILD / "peers",
                         help="folder of the results (default: %(default)s)")
+    return parser
+
+
+def parsed(arguments):
+    parser = parser_of_options()
     options = parser.parse_args(arguments)
     if not options.library.exists():
         parser.error(f"there is no {options.library}; `make peers` builds it")
-    defaults = {**(QUICK_GRID if options.quick else GRID),
-                "row_seconds": 1 if options.quick else 10,
-                "timing_ms": 3 if options.quick else 10}
+    defaults = {"row_seconds": 1 if options.quick else 10, "timing_ms": 3 if options.quick else 10}
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    for axis in AXES:
+        if getattr(options, axis) and not any(axis in kind.GRID for kind in options.what):
+            parser.error(f"--{axis.replace('_', '-')} says nothing about "
+                         f"{', '.join(kind.NAME for kind in options.what)}")
+    options.cases = all_cases(options)
+    if not options.cases:
+        parser.error("there is nothing to measure")
     return options
+
+
+def all_cases(options):
+    """Of all kinds, the cheapest first."""
+    passes = [contest.FORWARD, contest.TRAINING] if options.passes == "both" else [options.passes]
+    found = []
+    for kind in options.what:
+        grid = kind.QUICK_GRID if options.quick else kind.GRID
+        axes = {axis: getattr(options, axis) or values for axis, values in grid.items()}
+        found += kind.cases(axes, [name for name in passes if name in kind.PASSES])
+    return contest.cheapest_first(found)
 
 
 def available_bytes():
@@ -123,31 +177,31 @@ class Comparison:
         self.contenders = contenders
         self.options = options
         self.heed = contenders.Heed(options.library)
+        self.setting = contenders.Setting(self.heed, options.seed, not options.no_spinning,
+                                          options.minilm, self.fits)
         self.rows, self.notes = [], []
         self.about = {"machine": f"{processor_name()}; heed runs its {self.heed.instruction_set} "
                                  "kernels",
-                      **contenders.versions(), **NOTES}
+                      **contenders.versions(), "time": TIME}
         if options.no_spinning:
-            self.about["ONNX Runtime"] += ", its threads not spinning"
+            self.about["ONNX Runtime version"] += ", its threads not spinning"
+        if encoder in options.what:
+            self.about["encoder's weights"] = ("those of --minilm" if options.minilm else
+                                               "random, of the sizes of all-MiniLM-L6-v2")
 
-    def field(self, inputs):
-        """All that can run this case, by name."""
-        contenders, case = self.contenders, inputs.case
-        field = {contest.HEED: self.heed.contender(inputs), "PyTorch": contenders.pytorch(inputs)}
-        if case.training:
-            return field
-        # Under a causal mask, ONNX Runtime keeps all scores, and some copies of the inputs.
-        if case.causal and 1.3 * case.score_bytes > available_bytes():
-            self.notes.append(f"ONNX Runtime at {case}: too little memory for its scores")
-        else:
-            field["ONNX Runtime"] = contenders.onnx_runtime(inputs, not self.options.no_spinning)
-        return field
+    def fits(self, case, name, needed):
+        """True if a contender may take so many bytes; notes it otherwise."""
+        if needed <= available_bytes():
+            return True
+        self.notes.append(f"{name} at {case}: too little memory for its scores")
+        return False
 
     def measured(self, case):
-        with self.contenders.torch.inference_mode(not case.training):
-            inputs = self.contenders.Inputs(case, self.options.seed)
-            field = self.field(inputs)
-            differences, allowed = self.contenders.check(field, inputs)
+        training = case.pass_name == contest.TRAINING
+        with self.contenders.torch.inference_mode(not training):
+            problem = self.contenders.problem(case, self.setting)
+            field = problem.field()
+            differences, allowed = self.contenders.check(problem, field)
             row = contest.measure(case, {name: contender.call for name, contender in field.items()},
                                   functools.partial(self.heed.fma_peak, case.threads),
                                   row_seconds=self.options.row_seconds,
@@ -185,37 +239,50 @@ class Comparison:
 
 
 def draw(rows, folder):
-    """A picture of each pass, if that is possible; returns what was drawn."""
+    """A picture of each kind and pass, if that is possible; returns what was drawn."""
     if not shutil.which("gnuplot"):
         print("peers: no plot, because gnuplot is not installed", file=sys.stderr)
         return []
-    pictures = {contest.FORWARD: "peers.png", contest.TRAINING: "peers_training.png"}
     drawn = []
-    for name, picture in pictures.items():
-        if of_pass := [row for row in rows if row.case.pass_name == name]:
-            draw_pass(name, of_pass, folder, picture)
-            drawn.append(picture)
+    for kind in (kind for kind in KINDS.values() if kind.PLOT):
+        for name in kind.PASSES:
+            if of_pass := report.rows_of(rows, kind.NAME, name):
+                drawn.append(picture_name(kind.NAME, name))
+                draw_pass(kind, name, of_pass, folder, drawn[-1])
     return drawn
 
 
-def draw_pass(name, rows, folder, picture):
-    def words(field):
-        return " ".join(map(str, sorted({getattr(row.case, field) for row in rows})))
+def picture_name(kind, pass_name):
+    parts = [kind] * (kind != "attention") + [pass_name] * (pass_name != contest.FORWARD)
+    return "_".join(["peers", *parts]) + ".png"
 
-    values = {"pass": name, "series": folder / "peers.dat", "picture": folder / picture,
-              "head_dims": words("head_dim"), "threads": words("threads"), "heads": words("heads")}
+
+def draw_pass(kind, name, rows, folder, picture):
+    def words(values):
+        return " ".join(map(str, sorted(set(values))))
+
+    panels, _, symbols = zip(*(row.case.plot_place for row in rows))
+    lengths = [row.case.length for row in rows]
+    values = {"kind": kind.NAME, "title": kind.PLOT["title"], "pass": name,
+              "series": folder / "peers.dat", "picture": folder / picture,
+              "panel": kind.PLOT["panel"], "panels": words(panels), "heads": words(symbols),
+              "threads": words(row.case.threads for row in rows),
+              "first_colour": kind.PLOT["colours"][0], "second_colour": kind.PLOT["colours"][1],
+              "shortest": min(lengths), "longest": max(lengths)}
     settings = "; ".join(f"{key}='{value}'" for key, value in values.items())
-    subprocess.run(["gnuplot", "-e", settings, HERE / "plot.gp"], check=True)
+    done = subprocess.run(["gnuplot", "-e", settings, HERE / "plot.gp"], check=True, text=True,
+                          stderr=subprocess.PIPE)
+    for line in done.stderr.splitlines():
+        if line and "no valid points" not in line:  # of lines that are not in the grid
+            print(line, file=sys.stderr)
 
 
 def main(arguments=None):
     options = parsed(arguments)
     comparison = Comparison(options)
-    cases = contest.grid(options.lengths, options.heads, options.head_dims, options.causal,
-                         options.threads, PASSES[options.passes])
     gc.disable()
     try:
-        comparison.run(cases)
+        comparison.run(options.cases)
     except contest.Disagreement as wrong:
         print(f"peers: {wrong}", file=sys.stderr)
         return 1
