@@ -124,7 +124,10 @@ TEST(ActivationBackward, AnyStridesAndInPlace) {
         activation_backward(activation, x.view(), dy.view(), dx.view());
         const auto at = elements(x.view()), slopes = elements(dy.view()),
                    found = elements(dx.view());
-        for (std::size_t i = 0; i < count; ++i) ASSERT_EQ(found[i], slopes[i] * derivative(at[i]));
+        // The kernel may err by 4 units in the last place of dy, the scalar formula by 8.
+        for (std::size_t i = 0; i < count; ++i)
+            ASSERT_NEAR(found[i], slopes[i] * derivative(at[i]),
+                        12 * 0x1p-52 * std::abs(slopes[i]));
         ASSERT_TRUE(x.gaps_untouched() && dy.gaps_untouched() && dx.gaps_untouched());
         Tensor<double, 3> over_x(x.const_view()), over_dy(dy.const_view());
         activation_backward(activation, over_x, dy.view(), over_x.view());

@@ -1,6 +1,7 @@
 // Cross-entropy: figures of PyTorch, differences, large logits, ignored rows, refusals.
 
 #include "heed/ops/cross_entropy.hpp"
+#include "heed/ops/softmax.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -84,7 +85,7 @@ TEST(CrossEntropy, EqualsCentralDifferencesOfTheFormula) {
         const Index rows = random.integer(0, 6), classes = random.integer(1, 7);
         const int ignore = static_cast<int>(random.pick({-100, -1, 0}));
         const Doubles x(random, {rows, classes}, 77, Doubles::Rows::contiguous);
-        const Doubles dx(random, {rows, classes});
+        const Doubles dx(random, {rows, classes}, 77, Doubles::Rows::contiguous);
         x.assign(random.normals<double>(static_cast<std::size_t>(rows * classes), 3.0));
         std::vector<int> targets;
         for (Index i = 0; i < rows; ++i)
@@ -214,6 +215,9 @@ TEST(CrossEntropyErrors, AreThrownBeforeAnythingIsWritten) {
     EXPECT_EQ(message(TensorView<double, 2>(memory.data(), {2, 3}, {6, 2}), right,
                       TensorView<double, 2>(memory.data() + 20, {2, 3})),
               "[cross_entropy] the logits must have a contiguous last dimension; found strides "
+              "[6, 2]");
+    EXPECT_EQ(message(logits, right, TensorView<double, 2>(memory.data() + 6, {2, 3}, {6, 2})),
+              "[cross_entropy] dlogits must have a contiguous last dimension; found strides "
               "[6, 2]");
     EXPECT_EQ(message(TensorView<double, 2>(nullptr, {2, 3}), right, dlogits),
               "[cross_entropy] the logits must point at memory; found null with shape [2, 3]");

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -20,6 +19,7 @@
 
 #include "heed/base/contract.hpp"
 #include "heed/base/executor.hpp"
+#include "heed/base/stay_awake.hpp"
 
 namespace heed::inline v0 {
 
@@ -56,15 +56,6 @@ class ThreadPool {
     }
 
   private:
-    /// Waits without sleeping while `going_on()` holds, but not for long.
-    template <class Condition>
-    static void stay_awake_while(const Condition& going_on) {
-        constexpr std::chrono::microseconds patience(500);
-        using Clock = std::chrono::steady_clock;
-        for (const auto end = Clock::now() + patience; going_on() && Clock::now() < end;)
-            std::this_thread::yield();
-    }
-
     /// The pieces of one loop, taken one by one by whoever is free. The caller waits for pieces in
     /// work, not for helpers: one that comes late, because the machine is busy, finds nothing left.
     class Loop {
@@ -96,7 +87,7 @@ class ThreadPool {
         }
 
         void wait() const {
-            stay_awake_while([this] { return active_ > 0; });
+            detail::stay_awake_while([this] { return active_ > 0; });
             for (int active = active_; active > 0; active = active_) active_.wait(active);
         }
 
@@ -151,7 +142,7 @@ class ThreadPool {
     /// The next loop that this thread is invited to, or null when none comes soon.
     static Loop* wait_at(Door& door) {
         door.state = Door::open;
-        stay_awake_while([&door] { return door.state != Door::invited; });
+        detail::stay_awake_while([&door] { return door.state != Door::invited; });
         int expected = Door::open;
         if (door.state.compare_exchange_strong(expected, Door::closed)) return nullptr;
         // Somebody holds the handle: the invitation follows at once.

@@ -9,7 +9,7 @@
 #include <span>
 #include <utility>
 
-#include "heed/ops/softmax.hpp"
+#include "heed/simd/layer_dispatch.hpp"
 #include "heed/tensor/checks.hpp"
 #include "heed/tensor/elementwise.hpp"
 
@@ -31,6 +31,7 @@ void check_cross_entropy(TensorView<const T, 2> logits, TensorView<const Id, 1> 
     require_optional_output(where, "dlogits", dlogits, logits.shape(), targets);
     require_same_or_apart(where, logits, dlogits);
     require_contiguous_rows(where, "the logits", logits);
+    require_contiguous_rows(where, "dlogits", dlogits);
     const Index classes = logits.extent(1);
     for (Index i = 0; i < targets.extent(0); ++i) {
         const Id target = targets(i);
@@ -43,15 +44,16 @@ void check_cross_entropy(TensorView<const T, 2> logits, TensorView<const Id, 1> 
 
 /// The loss of one row; its gradient, times `factor`, if it is wanted.
 template <class T>
-T cross_entropy_row(std::span<const T> logits, Index target, T factor, TensorView<T, 1> dlogits) {
-    const auto at = static_cast<std::size_t>(target);
-    const auto [largest, sum] = exponential_sum(logits);
+T cross_entropy_row(TensorView<const T, 1> logits, Index target, T factor,
+                    TensorView<T, 1> dlogits) {
+    const LayerKernels<T>& kernels = layer_kernels<T>();
+    const Index classes = logits.extent(0);
+    const T largest = kernels.largest(logits.data(), classes), at_target = logits(target);
+    const T sum = kernels.exponentials(logits.data(), classes, largest, dlogits.data());
     // The largest logit goes first: log-sum-exp less target would cancel where logits are large.
-    const T loss = std::log(sum) + (largest - logits[at]);
+    const T loss = std::log(sum) + (largest - at_target);
     if (!is_wanted(dlogits)) return loss;
-    const T scale = factor / sum;
-    for (Index c = 0; c < dlogits.extent(0); ++c)
-        dlogits(c) = std::exp(logits[static_cast<std::size_t>(c)] - largest) * scale;
+    kernels.scale(factor / sum, classes, dlogits.data());
     dlogits(target) -= factor;
     return loss;
 }
@@ -64,15 +66,15 @@ T cross_entropy_row(std::span<const T> logits, Index target, T factor, TensorVie
 ///     dlogits_ic = 1/n (softmax(logits_i)_c - [c = target_i]),    0 in ignored rows
 ///
 /// logits are [rows, classes] with a contiguous last dimension, targets `rows` integers of any type
-/// (a std::vector, a std::span, ..). dlogits, if wanted, is overwritten; it may be the view of the
-/// logits, but not overlap them otherwise. The rows' losses are summed in double, in their order.
+/// (a std::vector, a std::span, ..). dlogits, if wanted, is overwritten; its last dimension is
+/// contiguous, too, and it may be the view of the logits, but not overlap them otherwise. The rows' losses are summed in double, in their order.
 ///
 /// Where every row is ignored, loss and gradients are 0; PyTorch answers NaN. A class with a logit
 /// of minus infinity has probability 0: the loss is infinite where it is the target.
 ///
 /// Throws ArgumentError for a target that is neither in [0, classes) nor ignored, or null;
 /// ShapeError for sizes that do not fit or overlap; both before anything is written. Cost: an
-/// exponential for each logit, two with the gradient.
+/// exponential for each logit.
 template <TensorLike Logits, std::ranges::contiguous_range Targets>
 requires(ComputeScalar<ElementOf<Logits>>&& std::integral<std::ranges::range_value_t<
              Targets>>) double cross_entropy(const Logits& logits, const Targets& targets,
@@ -97,10 +99,9 @@ requires(ComputeScalar<ElementOf<Logits>>&& std::integral<std::ranges::range_val
             fill(gradient, T(0));
             continue;
         }
-        const std::span<const T> row(x.row(i), static_cast<std::size_t>(x.extent(1)));
         const auto target = static_cast<Index>(ids[static_cast<std::size_t>(i)]);
         loss += share * static_cast<double>(detail::cross_entropy_row<T>(
-                            row, target, static_cast<T>(share), gradient));
+                            x.select(0, i), target, static_cast<T>(share), gradient));
     }
     return loss;
 }

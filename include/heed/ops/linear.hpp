@@ -4,7 +4,7 @@
 
 #include <optional>
 
-#include "heed/ops/matrix_product.hpp"
+#include "heed/ops/product_gradients.hpp"
 #include "heed/tensor/checks.hpp"
 
 namespace heed::inline v0 {
@@ -17,23 +17,6 @@ template <int Rank>
     double product = static_cast<double>(outputs);
     for (Index extent : x) product *= static_cast<double>(extent);
     return product;
-}
-
-/// Calls f(matrix of each view) until it has seen all rows, in order. The views have the same
-/// leading dimensions: where these are dense, they are one long list of rows; others are walked one
-/// by one.
-template <class F, int Rank, class First, class... Rest>
-void for_each_matrix(const F& f, TensorView<First, Rank> first, TensorView<Rest, Rank>... rest) {
-    if constexpr (Rank == 1) {
-        f(first.unsqueeze(), rest.unsqueeze()...);
-    } else if constexpr (Rank == 2) {
-        f(first, rest...);
-    } else if (first.is_contiguous() && (rest.is_contiguous() && ...)) {
-        for_each_matrix(f, first.merge(0), rest.merge(0)...);
-    } else {
-        for (Index i = 0; i < first.extent(0); ++i)
-            for_each_matrix(f, first.select(0, i), rest.select(0, i)...);
-    }
 }
 
 /// The input's rows must be those that the weight multiplies.
@@ -91,8 +74,12 @@ void linear(InputView<T, Rank> x, InputView<T, 2> weight, InputView<T, 1> bias,
     if (detail::overlaps(y, x) || detail::overlaps(y, weight) || detail::overlaps(y, bias))
         detail::fail<ShapeError>("linear", "the output must not overlap the inputs; found overlap");
     const detail::Workers workers(detail::multiply_adds(x.shape(), weight.extent(0)), executor);
-    detail::for_each_matrix(
-        [&](auto from, auto to) { detail::multiply<T>(from, weight, bias, to, workers.executor); },
+    detail::for_each_row_list(
+        [&](detail::RowList<const T> from, detail::RowList<T> to) {
+            const detail::Product<T> product(from, {weight, bias}, to,
+                                             workers.executor.concurrency());
+            workers.executor.parallel_for(product.count(), product);
+        },
         x, y);
 }
 
@@ -123,20 +110,15 @@ void linear_backward(const X& x, InputView<ElementOf<X>, 2> weight,
     const auto& [dx, dweight, dbias] = gradients;
     detail::check_linear_backward(read(x), weight, dy, dx, dweight, dbias);
     const detail::Workers workers(detail::multiply_adds(x.shape(), weight.extent(0)), executor);
-    if (detail::is_wanted(dx))
-        detail::for_each_matrix(
-            [&](auto from, auto to) {
-                detail::multiply_back<T>(from, weight, to, workers.executor);
-            },
-            dy, dx);
-    if (!detail::is_wanted(dweight) && !detail::is_wanted(dbias)) return;
-    detail::for_each_matrix(
-        [&, into = dweight, bias = dbias](auto left, auto right) {
-            const detail::WeightGradient<T> gradient(right, left, into, bias);
-            workers.executor.parallel_for(gradient.count(),
-                                          [&](Index piece, int) { gradient.add(piece); });
-        },
-        dy, read(x));
+    const auto go_back = [&, into = dweight, bias = dbias](auto from, auto slopes, auto to) {
+        if (!to.is_absent()) {
+            const detail::InputGradient<T> input(slopes, weight, to);
+            workers.executor.parallel_for(input.count(), input);
+        }
+        const detail::WeightGradient<T> gradient(from, slopes, into, bias);
+        workers.executor.parallel_for(gradient.count(), gradient);
+    };
+    detail::for_each_row_list(go_back, read(x), dy, dx);
 }
 
 }  // namespace heed::inline v0

@@ -2,66 +2,187 @@
 // How is each row brought to unit scale?
 // Reads and writes rows of the last dimension; knows rows, not heads; allocates nothing.
 
+#include <array>
 #include <cmath>
 
+#include "heed/ops/row_parts.hpp"
+#include "heed/simd/layer_dispatch.hpp"
 #include "heed/tensor/checks.hpp"
-#include "heed/tensor/elementwise.hpp"
+#include "heed/tensor/row_list.hpp"
 
 namespace heed::inline v0 {
 
 namespace detail {
 
-/// Calls f(row of x, the same row of the others) for every row of the last dimension. An empty view
-/// among the others stands for its own rows.
-template <class F, int Rank, class X, class... Others>
-void for_each_row(const F& f, TensorView<X, Rank> x, TensorView<Others, Rank>... others) {
-    if constexpr (Rank == 1) {
-        f(x, others...);
-    } else {
-        const auto part = [](auto view, Index i) {
-            return view.empty() ? decltype(view.select(0, i))() : view.select(0, i);
-        };
-        for (Index i = 0; i < x.extent(0); ++i) for_each_row(f, x.select(0, i), part(others, i)...);
-    }
-}
+/// layer: (x - mean) / sqrt(variance + epsilon); rms: x / sqrt(mean of squares + epsilon).
+enum class NormKind { layer, rms };
 
-/// A norm brings x to (x - shift) * factor.
-template <class C>
-struct RowScale {
-    C shift;
-    C factor;
+/// A norm of rows with its parameters; an absent weight is 1, an absent bias 0.
+template <class T>
+struct NormRule {
+    NormKind kind;
+    double epsilon;
+    TensorView<const T, 1> weight = {}, bias = {};
 };
 
-/// The mean, and 1 / sqrt(variance + epsilon).
-template <class C, class T>
-RowScale<C> layer_norm_scale(TensorView<const T, 1> x, double epsilon) {
-    const auto n = static_cast<C>(x.extent(0));
-    C sum = 0, squares = 0;
-    for (Index c = 0; c < x.extent(0); ++c) sum += static_cast<C>(x(c));
-    const C mean = sum / n;
-    // Two passes: the one-pass form E[x^2] - E[x]^2 cancels for large means.
-    for (Index c = 0; c < x.extent(0); ++c) {
-        const C difference = static_cast<C>(x(c)) - mean;
-        squares += difference * difference;
-    }
-    return {mean, 1 / std::sqrt(squares / n + static_cast<C>(epsilon))};
+/// sum_c f(part of the row): part by part.
+template <class C, class T, class F>
+[[nodiscard]] C sum_of_parts(TensorView<const T, 1> row, const F& f) {
+    RowParts<C, const T> parts(row);
+    C sum = 0;
+    for_each_part(row.extent(0), [&](Index first, Index count) {
+        sum += f(parts.read(first, count), count);
+    });
+    return sum;
 }
 
-/// 0, and 1 / sqrt(mean of squares + epsilon).
+/// What the norm does to a row: x becomes (x - shift) * factor.
 template <class C, class T>
-RowScale<C> rms_norm_scale(TensorView<const T, 1> x, double epsilon) {
-    C squares = 0;
-    for (Index c = 0; c < x.extent(0); ++c) {
-        const C value = static_cast<C>(x(c));
-        squares += value * value;
-    }
-    const C mean = squares / static_cast<C>(x.extent(0));
-    return {C(0), 1 / std::sqrt(mean + static_cast<C>(epsilon))};
+[[nodiscard]] RowScale<C> scale_of(const NormRule<T>& norm, TensorView<const T, 1> row) {
+    const LayerKernels<C>& kernels = layer_kernels<C>();
+    const auto n = static_cast<C>(row.extent(0));
+    const C mean = norm.kind == NormKind::rms ? C(0) : sum_of_parts<C>(row, kernels.sum) / n;
+    // Two passes: the one-pass form E[x^2] - E[x]^2 cancels for large means.
+    const C squares = sum_of_parts<C>(row, [&](const C* part, Index count) {
+        return kernels.squares(part, count, mean);
+    });
+    return {mean, 1 / std::sqrt(squares / n + static_cast<C>(norm.epsilon))};
 }
+
+/// y = norm(x) row by row, in pieces of some rows that different workers may take.
+template <StorageScalar T>
+class NormRows {
+  public:
+    NormRows(const NormRule<T>& norm, RowList<const T> x, RowList<T> y)
+        : norm_(norm), x_(x), y_(y), blocks_(CommonRows(x, y), rows_of_piece) {}
+
+    [[nodiscard]] Index count() const { return blocks_.count(); }
+
+    void operator()(Index piece, int /*worker*/) const {
+        const Index first = blocks_.begin(piece);
+        for (Index i = first; i < first + blocks_.size(piece); ++i) normalise(x_[i], y_[i]);
+    }
+
+  private:
+    using C = ComputeType<T>;
+    static constexpr Index rows_of_piece = 16;
+
+    void normalise(TensorView<const T, 1> x, TensorView<T, 1> y) const {
+        const RowScale<C> by = scale_of<C>(norm_, x);
+        RowParts<C, const T> from(x), weight(norm_.weight), bias(norm_.bias);
+        RowParts<C, T> to(y);
+        for_each_part(x.extent(0), [&](Index first, Index count) {
+            layer_kernels<C>().scale_row(from.read(first, count), count, by,
+                                         weight.read(first, count), bias.read(first, count),
+                                         to.place(first));
+            to.store(first, count);
+        });
+    }
+
+    NormRule<T> norm_;
+    RowList<const T> x_;
+    RowList<T> y_;
+    RowBlocks blocks_;
+};
+
+/// The gradients of NormRows, in three steps, each of which needs the one before: the scales of all
+/// rows, computed again from x; the gradients of the parameters, some features to a piece; dx, some
+/// rows to a piece, which may lie where x or dy lies.
+template <ComputeScalar T>
+class NormGradientRows {
+  public:
+    struct Gradients {
+        RowList<T> dx = {};
+        TensorView<T, 1> dweight = {}, dbias = {};  ///< added to
+    };
+
+    /// `scales` is room for one for each row.
+    NormGradientRows(const NormRule<T>& norm, RowList<const T> x, RowList<const T> dy,
+                     const Gradients& gradients, RowScale<T>* scales)
+        : norm_(norm),
+          x_(x),
+          dy_(dy),
+          gradients_(gradients),
+          scales_(scales),
+          blocks_(CommonRows(x, dy, gradients.dx), rows_of_piece) {}
+
+    [[nodiscard]] Index row_pieces() const { return blocks_.count(); }
+    [[nodiscard]] Index parameter_pieces() const {
+        const bool wanted = is_wanted(gradients_.dweight) || is_wanted(gradients_.dbias);
+        return wanted ? (x_.columns() + features_of_piece - 1) / features_of_piece : 0;
+    }
+    [[nodiscard]] Index dx_pieces() const { return gradients_.dx.is_absent() ? 0 : row_pieces(); }
+
+    void find_scales(Index piece) const {
+        for_each_row(piece, [&](Index i) { scales_[i] = scale_of<T>(norm_, x_[i]); });
+    }
+
+    void add_parameters(Index piece) const {
+        const Index first = piece * features_of_piece;
+        const Index count = std::min(features_of_piece, x_.columns() - first);
+        const auto part = [&](auto row) {
+            return row.data() == nullptr ? row : row.slice(0, first, count);
+        };
+        std::array<T, static_cast<std::size_t>(features_of_piece)> dweight{}, dbias{};
+        for (Index i = 0; i < x_.count(); ++i) {
+            RowParts<T, const T> x(part(x_[i])), dy(part(dy_[i]));
+            layer_kernels<T>().norm_parameters(x.read(0, count), dy.read(0, count), count,
+                                               scales_[i], dweight.data(), dbias.data());
+        }
+        for (Index c = 0; c < count; ++c) {
+            const auto at = static_cast<std::size_t>(c);
+            if (is_wanted(gradients_.dweight)) gradients_.dweight(first + c) += dweight[at];
+            if (is_wanted(gradients_.dbias)) gradients_.dbias(first + c) += dbias[at];
+        }
+    }
+
+    void find_dx(Index piece) const {
+        for_each_row(piece, [&](Index i) { go_back(x_[i], dy_[i], scales_[i], gradients_.dx[i]); });
+    }
+
+  private:
+    static constexpr Index rows_of_piece = 16, features_of_piece = 256;
+
+    template <class F>
+    void for_each_row(Index piece, const F& f) const {
+        const Index first = blocks_.begin(piece);
+        for (Index i = first; i < first + blocks_.size(piece); ++i) f(i);
+    }
+
+    /// With a mean, its gradient is taken off.
+    void go_back(TensorView<const T, 1> x, TensorView<const T, 1> dy, RowScale<T> by,
+                 TensorView<T, 1> dx) const {
+        const LayerKernels<T>& kernels = layer_kernels<T>();
+        RowParts<T, const T> from(x), slope(dy), weight(norm_.weight);
+        RowParts<T, T> to(dx);
+        T sums[2] = {};
+        for_each_part(x.extent(0), [&](Index first, Index count) {
+            T more[2];
+            kernels.norm_sums(from.read(first, count), slope.read(first, count),
+                              weight.read(first, count), count, by, more);
+            for (int n = 0; n < 2; ++n) sums[n] += more[n];
+        });
+        const auto n = static_cast<T>(x.extent(0));
+        const T mean = norm_.kind == NormKind::layer ? sums[0] / n : T(0);
+        for_each_part(x.extent(0), [&](Index first, Index count) {
+            kernels.norm_gradient(from.read(first, count), slope.read(first, count),
+                                  weight.read(first, count), count, by, mean, sums[1] / n,
+                                  to.place(first));
+            to.store(first, count);
+        });
+    }
+
+    NormRule<T> norm_;
+    RowList<const T> x_, dy_;
+    Gradients gradients_;
+    RowScale<T>* scales_;
+    RowBlocks blocks_;
+};
 
 template <class T, int Rank>
-void check_norm(std::string_view where, TensorView<const T, Rank> x, TensorView<const T, 1> weight,
-                TensorView<const T, 1> bias, TensorView<T, Rank> y) {
+void check_norm(std::string_view where, TensorView<const T, Rank> x, const NormRule<T>& norm,
+                TensorView<T, Rank> y) {
+    const auto& [kind, epsilon, weight, bias] = norm;
     require_memory(where, "the input", x);
     require_memory(where, "the weight", weight);
     require_memory(where, "the bias", bias);
@@ -72,16 +193,16 @@ void check_norm(std::string_view where, TensorView<const T, Rank> x, TensorView<
     if (bias.data() != nullptr) require_shape(where, "the bias", bias.shape(), row);
 }
 
-/// y_c = (x_c - shift) * factor * weight_c + bias_c; an absent weight is 1, an absent bias 0.
-template <class C, class T>
-void scale_row(TensorView<const T, 1> x, RowScale<C> by, TensorView<const T, 1> weight,
-               TensorView<const T, 1> bias, TensorView<T, 1> y) {
-    for (Index c = 0; c < x.extent(0); ++c) {
-        C value = (static_cast<C>(x(c)) - by.shift) * by.factor;
-        if (weight.data() != nullptr) value *= static_cast<C>(weight(c));
-        if (bias.data() != nullptr) value += static_cast<C>(bias(c));
-        y(c) = static_cast<T>(value);
-    }
+template <class T, int Rank>
+void normalise(std::string_view where, const NormRule<T>& norm, TensorView<const T, Rank> x,
+               TensorView<T, Rank> y) {
+    check_norm(where, x, norm, y);
+    for_each_row_list(
+        [&](RowList<const T> from, RowList<T> to) {
+            const NormRows<T> rows(norm, from, to);
+            for (Index piece = 0; piece < rows.count(); ++piece) rows(piece, 0);
+        },
+        x, y);
 }
 
 /// The gradients of a norm; dbias belongs to layer_norm alone.
@@ -109,44 +230,30 @@ void check_norm_backward(std::string_view where, TensorView<const T, Rank> x,
     require_optional_output(where, "dbias", dbias, row, x, weight, dy, dx, dweight);
 }
 
-/// One row of the way back, where scale_row went forward. With a mean, its gradient is taken off.
-template <class T>
-void scale_row_backward(TensorView<const T, 1> x, RowScale<T> by, bool has_mean,
-                        TensorView<const T, 1> weight, TensorView<const T, 1> dy,
-                        const NormGradients<T, 1>& gradients) {
-    const auto& [dx, dweight, dbias] = gradients;
-    const Index n = x.extent(0);
-    const auto normed = [&x, by](Index c) { return (x(c) - by.shift) * by.factor; };
-    const auto slope = [&](Index c) {
-        return weight.data() == nullptr ? dy(c) : dy(c) * weight(c);
+/// Some rows at a time, so that their scales need no memory of the caller's.
+template <class T, int Rank>
+void norm_backward(std::string_view where, const NormRule<T>& norm, TensorView<const T, Rank> x,
+                   TensorView<const T, Rank> dy, const NormGradients<T, Rank>& gradients) {
+    check_norm_backward(where, x, norm.weight, dy, gradients);
+    constexpr Index most = 64;
+    const auto go_back = [&](RowList<const T> from, RowList<const T> slopes, RowList<T> to) {
+        const RowBlocks blocks(CommonRows(from, slopes, to), most);
+        for (Index b = 0; b < blocks.count(); ++b) {
+            const auto block = [&](const auto& list) {
+                return list.is_absent() ? list
+                                        : std::remove_cvref_t<decltype(list)>(
+                                              list.block(blocks.begin(b), blocks.size(b)));
+            };
+            std::array<RowScale<T>, most> scales;
+            const NormGradientRows<T> rows(norm, block(from), block(slopes),
+                                           {block(to), gradients.dweight, gradients.dbias},
+                                           scales.data());
+            for (Index i = 0; i < rows.row_pieces(); ++i) rows.find_scales(i);
+            for (Index i = 0; i < rows.parameter_pieces(); ++i) rows.add_parameters(i);
+            for (Index i = 0; i < rows.dx_pieces(); ++i) rows.find_dx(i);
+        }
     };
-    const bool has_dweight = is_wanted(dweight), has_dbias = is_wanted(dbias);
-    T sum = 0, product = 0;
-    for (Index c = 0; c < n; ++c) {
-        sum += slope(c);
-        product += slope(c) * normed(c);
-        if (has_dweight) dweight(c) += dy(c) * normed(c);
-        if (has_dbias) dbias(c) += dy(c);
-    }
-    if (!is_wanted(dx)) return;
-    const T mean = has_mean ? sum / static_cast<T>(n) : T(0);
-    const T along = product / static_cast<T>(n);
-    for (Index c = 0; c < n; ++c) dx(c) = by.factor * (slope(c) - mean - normed(c) * along);
-}
-
-/// scale_of(row) is what the forward pass scaled the row by.
-template <class T, int Rank, class ScaleOf>
-void norm_backward(std::string_view where, TensorView<const T, Rank> x,
-                   TensorView<const T, 1> weight, TensorView<const T, Rank> dy,
-                   const NormGradients<T, Rank>& gradients, const ScaleOf& scale_of,
-                   bool has_mean) {
-    check_norm_backward(where, x, weight, dy, gradients);
-    for_each_row(
-        [&](TensorView<const T, 1> row, TensorView<const T, 1> slopes, TensorView<T, 1> to) {
-            scale_row_backward<T>(row, scale_of(row), has_mean, weight, slopes,
-                                  {to, gradients.dweight, gradients.dbias});
-        },
-        x, dy, gradients.dx);
+    for_each_row_list(go_back, x, dy, gradients.dx);
 }
 
 }  // namespace detail
@@ -158,14 +265,7 @@ void norm_backward(std::string_view where, TensorView<const T, Rank> x,
 template <StorageScalar T, int Rank>
 void layer_norm(InputView<T, Rank> x, InputView<T, 1> weight, InputView<T, 1> bias, double epsilon,
                 TensorView<T, Rank> y) {
-    using C = ComputeType<T>;
-    detail::check_norm("layer_norm", x, weight, bias, y);
-    detail::for_each_row(
-        [&](InputView<T, 1> from, TensorView<T, 1> to) {
-            const auto scale = detail::layer_norm_scale<C>(from, epsilon);
-            detail::scale_row(from, scale, weight, bias, to);
-        },
-        x, y);
+    detail::normalise<T, Rank>("layer_norm", {detail::NormKind::layer, epsilon, weight, bias}, x, y);
 }
 
 /// RMSNorm over the last dimension: y = x / sqrt(mean(x^2) + epsilon) * weight. `weight` may be an
@@ -174,14 +274,7 @@ void layer_norm(InputView<T, Rank> x, InputView<T, 1> weight, InputView<T, 1> bi
 /// Sennrich, arXiv 1910.07467.
 template <StorageScalar T, int Rank>
 void rms_norm(InputView<T, Rank> x, InputView<T, 1> weight, double epsilon, TensorView<T, Rank> y) {
-    using C = ComputeType<T>;
-    detail::check_norm("rms_norm", x, weight, {}, y);
-    detail::for_each_row(
-        [&](InputView<T, 1> from, TensorView<T, 1> to) {
-            const auto scale = detail::rms_norm_scale<C>(from, epsilon);
-            detail::scale_row(from, scale, weight, {}, to);
-        },
-        x, y);
+    detail::normalise<T, Rank>("rms_norm", {detail::NormKind::rms, epsilon, weight}, x, y);
 }
 
 /// Where the gradients of `layer_norm` go; an empty view means "not wanted".
@@ -199,17 +292,16 @@ struct LayerNormGradients {
 ///     dx = r (g - mean(g) - n mean(g n)),    dweight += dy n,    dbias += dy
 ///
 /// dx may be the view of x or of dy, but not overlap them otherwise; the other gradients overlap
-/// nothing. Rows are summed in their order. The statistics are computed again from x. Throws
+/// nothing. Rows are summed in their order, 64 at a time. The statistics are computed again from x. Throws
 /// ShapeError, or ArgumentError for null, before anything is written.
 template <TensorLike X>
 void layer_norm_backward(const X& x, InputView<ElementOf<X>, 1> weight, double epsilon,
                          InputView<ElementOf<X>, X::rank()> dy,
                          const LayerNormGradients<ElementOf<X>, X::rank()>& gradients) {
     using T = ElementOf<X>;
-    detail::norm_backward<T, X::rank()>(
-        "layer_norm_backward", x, weight, dy, {gradients.dx, gradients.dweight, gradients.dbias},
-        [epsilon](TensorView<const T, 1> row) { return detail::layer_norm_scale<T>(row, epsilon); },
-        true);
+    detail::norm_backward<T, X::rank()>("layer_norm_backward",
+                                        {detail::NormKind::layer, epsilon, weight}, x, dy,
+                                        {gradients.dx, gradients.dweight, gradients.dbias});
 }
 
 /// Where the gradients of `rms_norm` go; an empty view means "not wanted".
@@ -228,10 +320,9 @@ void rms_norm_backward(const X& x, InputView<ElementOf<X>, 1> weight, double eps
                        InputView<ElementOf<X>, X::rank()> dy,
                        const RmsNormGradients<ElementOf<X>, X::rank()>& gradients) {
     using T = ElementOf<X>;
-    detail::norm_backward<T, X::rank()>(
-        "rms_norm_backward", x, weight, dy, {gradients.dx, gradients.dweight, {}},
-        [epsilon](TensorView<const T, 1> row) { return detail::rms_norm_scale<T>(row, epsilon); },
-        false);
+    detail::norm_backward<T, X::rank()>("rms_norm_backward",
+                                        {detail::NormKind::rms, epsilon, weight}, x, dy,
+                                        {gradients.dx, gradients.dweight, {}});
 }
 
 }  // namespace heed::inline v0

@@ -19,6 +19,16 @@
 #define HEED_DEFINES_KERNELS 0
 #endif
 
+/// The table of that name of the instruction set in force.
+#if HEED_HAS_X86_KERNELS
+#define HEED_TABLE(...)                                        \
+    (current_isa() == Isa::avx512 ? avx512::__VA_ARGS__        \
+     : current_isa() == Isa::avx2 ? avx2::__VA_ARGS__          \
+                                  : baseline::__VA_ARGS__)
+#else
+#define HEED_TABLE(...) (baseline::__VA_ARGS__)
+#endif
+
 namespace heed::inline v0::detail {
 
 /// The kernels of the instruction set in force.
@@ -37,20 +47,7 @@ extern template const TileKernels<double>& tile_kernels<double>();
 
 template <class T>
 const TileKernels<T>& tile_kernels() {
-    switch (current_isa()) {
-#if HEED_HAS_X86_KERNELS
-        case Isa::avx512:
-            return avx512::table<T>;
-        case Isa::avx2:
-            return avx2::table<T>;
-#else
-        case Isa::avx512:
-        case Isa::avx2:
-#endif
-        case Isa::baseline:
-            break;
-    }
-    return baseline::table<T>;
+    return HEED_TABLE(table<T>);
 }
 
 #if defined(HEED_COMPILED)

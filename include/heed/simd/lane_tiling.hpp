@@ -8,18 +8,23 @@
 
 namespace heed::inline v0::detail {
 
+/// How many pieces of that size cover the whole; the last one may be smaller.
+[[nodiscard]] constexpr Index pieces(Index whole, Index size) {
+    return (whole + size - 1) / size;
+}
+
 /// Queries, rows or features in tiles: as few as possible of at most three registers, balanced, so
 /// that 4 registers become 2 + 2 and not 3 + 1; the wider ones first.
 class LaneTiling {
   public:
     LaneTiling(Index count, int lanes)
         : lanes_(lanes),
-          registers_((count + lanes - 1) / lanes),
-          tiles_((registers_ + max_tile_width - 1) / max_tile_width) {}
+          registers_(pieces(count, lanes)),
+          tiles_(pieces(registers_, max_tile_width)) {}
 
     [[nodiscard]] Index count() const { return tiles_; }
     /// How many groups of so many tiles there are; the last one may have fewer.
-    [[nodiscard]] Index groups_of(Index tiles) const { return (tiles_ + tiles - 1) / tiles; }
+    [[nodiscard]] Index groups_of(Index tiles) const { return pieces(tiles_, tiles); }
     [[nodiscard]] Index begin(Index tile) const { return first_register(tile) * lanes_; }
     [[nodiscard]] int width(Index tile) const {
         return static_cast<int>(first_register(tile + 1) - first_register(tile));

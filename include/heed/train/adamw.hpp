@@ -9,6 +9,8 @@
 #include <string_view>
 #include <utility>
 
+#include "heed/ops/row_parts.hpp"
+#include "heed/simd/layer_dispatch.hpp"
 #include "heed/train/side_by_side.hpp"
 
 namespace heed::inline v0 {
@@ -25,29 +27,31 @@ struct AdamWOptions {
 
 namespace detail {
 
-/// The numbers of one step, in the arithmetic of the parameters.
+/// Step t with this learning rate; `decays`: whether the parameter does.
 template <class T>
-struct AdamWStep {
-    T beta2, share1, share2;  ///< share = 1 - beta
-    T rate;                   ///< learning rate / (1 - beta1^t)
-    T root;                   ///< sqrt(1 - beta2^t)
-    T epsilon;
+[[nodiscard]] AdamWStep<T> adamw_step(const AdamWOptions& o, std::int64_t t, double learning_rate,
+                                      bool decays) {
+    return {.beta2 = static_cast<T>(o.beta2),
+            .share1 = static_cast<T>(1.0 - o.beta1),
+            .share2 = static_cast<T>(1.0 - o.beta2),
+            .rate = static_cast<T>(learning_rate / (1.0 - std::pow(o.beta1, t))),
+            .root = static_cast<T>(std::sqrt(1.0 - std::pow(o.beta2, t))),
+            .epsilon = static_cast<T>(o.epsilon),
+            .keep = static_cast<T>(1.0 - (decays ? learning_rate * o.weight_decay : 0.0))};
+}
 
-    AdamWStep(const AdamWOptions& o, std::int64_t t, double learning_rate)
-        : beta2(static_cast<T>(o.beta2)),
-          share1(static_cast<T>(1.0 - o.beta1)),
-          share2(static_cast<T>(1.0 - o.beta2)),
-          rate(static_cast<T>(learning_rate / (1.0 - std::pow(o.beta1, t)))),
-          root(static_cast<T>(std::sqrt(1.0 - std::pow(o.beta2, t)))),
-          epsilon(static_cast<T>(o.epsilon)) {}
-
-    /// Moves one scalar, which weight decay multiplies by `keep` first.
-    void operator()(T keep, T& parameter, T gradient, T& mean, T& square) const {
-        mean += share1 * (gradient - mean);
-        square = beta2 * square + share2 * gradient * gradient;
-        parameter = keep * parameter - rate * mean / (std::sqrt(square) / root + epsilon);
-    }
-};
+/// Moves the scalars of a row.
+template <class T>
+void adamw_row(const AdamWStep<T>& step, TensorView<T, 1> parameter, TensorView<const T, 1> gradient,
+               TensorView<T, 1> mean, TensorView<T, 1> square) {
+    RowParts<T, T> w(parameter), m(mean), v(square);
+    RowParts<T, const T> g(gradient);
+    for_each_part(parameter.extent(0), [&](Index first, Index count) {
+        layer_kernels<T>().adamw(step, count, w.edit(first, count), g.read(first, count),
+                                 m.edit(first, count), v.edit(first, count));
+        for (RowParts<T, T>* parts : {&w, &m, &v}) parts->store(first, count);
+    });
+}
 
 }  // namespace detail
 
@@ -80,12 +84,11 @@ class AdamW {
         const auto move = [&](const std::string& name, auto parameter, auto gradient, auto mean,
                               auto square) {
             using T = typename decltype(parameter)::value_type;
-            const detail::AdamWStep<T> move_one(options_, steps_ + 1, learning_rate);
-            const double decay = decays(name) ? learning_rate * options_.weight_decay : 0.0;
-            const T keep = static_cast<T>(1.0 - decay);
-            detail::for_each_element(
-                [&](T& w, const T& g, T& m, T& v) { move_one(keep, w, g, m, v); }, parameter,
-                gradient, mean, square);
+            const auto step =
+                detail::adamw_step<T>(options_, steps_ + 1, learning_rate, decays(name));
+            detail::for_each_long_row(
+                [&](auto... rows) { detail::adamw_row<T>(step, rows...); }, parameter, gradient,
+                mean, square);
         };
         detail::for_each_side_by_side("AdamW", move, model, gradients, first_moment_,
                                       second_moment_);

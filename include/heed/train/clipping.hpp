@@ -6,6 +6,8 @@
 #include <string>
 
 #include "heed/nn/module.hpp"
+#include "heed/ops/row_parts.hpp"
+#include "heed/simd/layer_dispatch.hpp"
 
 namespace heed::inline v0 {
 
@@ -23,18 +25,29 @@ double clip_gradient_norm(Module<Model>& gradients, double max_norm) {
         detail::fail<ArgumentError>("clip_gradient_norm", "max_norm must be 0 or more; found ",
                                     max_norm);
     double squares = 0;
-    gradients.for_each_parameter([&](const std::string&, auto view) {
-        detail::for_each_element(
-            [&](const auto& g) { squares += static_cast<double>(g) * static_cast<double>(g); },
-            view);
-    });
+    const auto add_squares = [&](auto row) {
+        using T = typename decltype(row)::value_type;
+        detail::RowParts<T, const T> parts{TensorView<const T, 1>(row)};
+        detail::for_each_part(row.extent(0), [&](Index first, Index count) {
+            squares += detail::layer_kernels<T>().wide_squares(parts.read(first, count), count);
+        });
+    };
+    gradients.for_each_parameter(
+        [&](const std::string&, auto view) { detail::for_each_long_row(add_squares, view); });
     const double norm = std::sqrt(squares);
     const double factor = max_norm / (norm + 1e-6);
     if (factor >= 1.0 || std::isinf(max_norm)) return norm;
-    gradients.for_each_parameter([&](const std::string&, auto view) {
-        using T = typename decltype(view)::value_type;
-        detail::for_each_element([by = static_cast<T>(factor)](T& g) { g *= by; }, view);
-    });
+    const auto shorten = [&](auto row) {
+        using T = typename decltype(row)::value_type;
+        detail::RowParts<T, T> parts(row);
+        detail::for_each_part(row.extent(0), [&](Index first, Index count) {
+            detail::layer_kernels<T>().scale(static_cast<T>(factor), count,
+                                             parts.edit(first, count));
+            parts.store(first, count);
+        });
+    };
+    gradients.for_each_parameter(
+        [&](const std::string&, auto view) { detail::for_each_long_row(shorten, view); });
     return norm;
 }
 

@@ -1,0 +1,238 @@
+#pragma once
+// In which order do the weights of a product lie, so that it reads them one after another?
+// Panels of W [out, in]: some outputs side by side on lanes, one input after another. Owns their
+// memory; the layout is the same for every instruction set.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "heed/ops/tile_rows.hpp"
+#include "heed/simd/lane_tiling.hpp"
+#include "heed/simd/weight_dispatch.hpp"
+#include "heed/tensor/tensor.hpp"
+
+namespace heed::inline v0 {
+
+/// Types that weights may be stored in, to be computed with in float: the half types, and whole
+/// numbers of 8 bits with a scale for each output.
+template <class W>
+concept NarrowWeight =
+    std::same_as<W, half> || std::same_as<W, bfloat16> || std::same_as<W, std::int8_t>;
+
+namespace detail {
+
+/// Inputs that one pass over a panel takes, so that the part of it, and of a block of rows, stays in
+/// the second-level cache.
+inline constexpr Index panel_terms = 2048;
+/// The same where the panel is widened first.
+inline constexpr Index widened_terms = 256;
+
+/// Some outputs of packed weights: [in][columns], padded with zeros to whole cache lines of C.
+struct Panel {
+    const std::byte* weights;
+    Index first;    ///< output
+    Index count;    ///< outputs
+    Index columns;  ///< with padding
+};
+
+/// sums[r][c] += sum_k x[r][k] * panel[k][c], in passes of registers over the panel's columns.
+template <class C>
+void multiply_panel(const C* x, Index x_row, Index rows, const C* panel, Index columns, Index terms,
+                    C* sums, LinesAhead& ahead) {
+    const TileKernels<C>& kernels = tile_kernels<C>();
+    const LaneTiling passes(columns, kernels.lanes);
+    for (Index pass = 0; pass < passes.count(); ++pass) {
+        const Index first = passes.begin(pass);
+        kernels.weighted_sums[passes.width(pass) - 1](x, x_row, rows, panel + first, columns, terms,
+                                                      sums + first, columns, ahead);
+    }
+}
+
+/// How products read weights of a type of storage.
+template <class C>
+struct WeightStorage {
+    std::size_t bytes;  ///< of a weight
+    Index terms;        ///< inputs that `multiply` takes at once
+    void (*multiply)(const C* x, Index x_row, Index rows, const std::byte* panel, Index columns,
+                     Index terms, C* sums, LinesAhead& ahead);
+};
+
+template <class C>
+void multiply_stored_as_is(const C* x, Index x_row, Index rows, const std::byte* panel,
+                           Index columns, Index terms, C* sums, LinesAhead& ahead) {
+    multiply_panel(x, x_row, rows, reinterpret_cast<const C*>(panel), columns, terms, sums, ahead);
+}
+
+template <class W>
+void multiply_stored_narrow(const float* x, Index x_row, Index rows, const std::byte* bytes,
+                            Index columns, Index terms, float* sums, LinesAhead& ahead) {
+    const WeightKernels<W>& kernels = weight_kernels<W>();
+    const auto* const panel = reinterpret_cast<const W*>(bytes);
+    if (rows > most_direct_rows) {
+        alignas(64) float wide[static_cast<std::size_t>(widened_terms * most_tile_lanes<float>)];
+        kernels.widen(panel, terms * columns, wide);
+        return multiply_panel(x, x_row, rows, wide, columns, terms, sums, ahead);
+    }
+    const LaneTiling passes(columns, tile_kernels<float>().lanes);
+    for (Index pass = 0; pass < passes.count(); ++pass) {
+        const Index first = passes.begin(pass);
+        kernels.multiply[passes.width(pass) - 1](x, x_row, rows, panel + first, columns, terms,
+                                                 sums + first, columns);
+    }
+}
+
+template <class C, class W>
+inline constexpr WeightStorage<C> weight_storage = {sizeof(W), widened_terms,
+                                                    multiply_stored_narrow<W>};
+template <class C>
+inline constexpr WeightStorage<C> weight_storage<C, C> = {sizeof(C), panel_terms,
+                                                          multiply_stored_as_is<C>};
+
+/// Weights W [out, in] in panels, with a scale for each output where they are whole numbers.
+template <ComputeScalar C>
+class PackedWeights {
+  public:
+    [[nodiscard]] bool empty() const { return storage_ == nullptr; }
+    [[nodiscard]] Index outputs() const { return outputs_; }
+    [[nodiscard]] Index inputs() const { return inputs_; }
+    /// Null where the weights are what they are.
+    [[nodiscard]] const C* scales() const { return scales_.data(); }
+
+    /// Packs weights with contiguous rows in their own type, into the memory of those before where
+    /// they had the same sizes.
+    void pack(TensorView<const C, 2> weight) {
+        make_room<C>(weight);
+        for (Index p = 0; p < panels(); ++p) pack_panel(weight, p, memory_of<C>(p));
+    }
+
+    /// Packs weights in fewer bits: rounded to the nearest; whole numbers in steps of the largest
+    /// magnitude of each output over 127.
+    /// Throws ArgumentError for whole numbers of weights that are not finite.
+    template <NarrowWeight W>
+    void pack_as(TensorView<const C, 2> weight) requires std::same_as<C, float> {
+        if constexpr (std::is_same_v<W, std::int8_t>) require_finite(weight);
+        make_room<W>(weight);
+        AlignedArray<C> wide(static_cast<std::size_t>(inputs_ * most_tile_lanes<C>));
+        if constexpr (std::is_same_v<W, std::int8_t>) find_scales(weight);
+        for (Index p = 0; p < panels(); ++p) {
+            pack_panel(weight, p, wide.data());
+            const Panel to = panel(p);
+            W* const weights = memory_of<W>(p);
+            for (Index n = 0; n < inputs_ * to.columns; ++n)
+                weights[n] = narrow<W>(wide.data()[n], to.first + n % to.columns);
+        }
+    }
+
+    /// W as it is computed with, rounded where it was packed in fewer bits.
+    void unpack(TensorView<C, 2> weight) const {
+        AlignedArray<C> row(static_cast<std::size_t>(most_tile_lanes<C>));
+        for (Index p = 0; p < panels(); ++p) {
+            const Panel from = panel(p);
+            for (Index k = 0; k < inputs_; ++k) {
+                // The product of 1 and the weights of one input.
+                const C one = 1;
+                LinesAhead ahead;
+                std::fill_n(row.data(), from.columns, C(0));
+                storage_->multiply(&one, 1, 1, at(from, k), from.columns, 1, row.data(), ahead);
+                for (Index n = 0; n < from.count; ++n)
+                    weight(from.first + n, k) =
+                        row.data()[n] * (scales() == nullptr ? C(1) : scales()[from.first + n]);
+            }
+        }
+    }
+
+    [[nodiscard]] Index panels() const { return tiling().count(); }
+    [[nodiscard]] Panel panel(Index p) const {
+        const LaneTiling all = tiling();
+        const Index first = all.begin(p), columns = all.width(p) * most_lanes<C>;
+        return {memory_.data() + static_cast<std::size_t>(first * inputs_) * storage_->bytes, first,
+                std::min(columns, outputs_ - first), columns};
+    }
+    /// The memory of a panel, as rows of bytes.
+    [[nodiscard]] TensorView<const std::byte, 2> bytes_of(Index p) const {
+        const Panel of = panel(p);
+        return {of.weights, {inputs_, of.columns * static_cast<Index>(storage_->bytes)}};
+    }
+
+    /// sums[r][c] += sum_k x[r][k] W[first + c][k], in ascending order, without the scales. Rows of
+    /// the sums are the panel's columns apart.
+    void multiply(const Panel& panel, const C* x, Index x_row, Index rows, C* sums,
+                  LinesAhead& ahead) const {
+        for (Index k = 0; k < inputs_; k += storage_->terms)
+            storage_->multiply(x + k, x_row, rows, at(panel, k), panel.columns,
+                               std::min(storage_->terms, inputs_ - k), sums, ahead);
+    }
+
+  private:
+    [[nodiscard]] LaneTiling tiling() const {
+        return {outputs_, static_cast<int>(most_lanes<C>)};
+    }
+
+    [[nodiscard]] const std::byte* at(const Panel& panel, Index input) const {
+        return panel.weights + static_cast<std::size_t>(input * panel.columns) * storage_->bytes;
+    }
+    template <class W>
+    [[nodiscard]] W* memory_of(Index p) {
+        return reinterpret_cast<W*>(memory_.data()) + tiling().begin(p) * inputs_;
+    }
+
+    template <class W>
+    void make_room(TensorView<const C, 2> weight) {
+        outputs_ = weight.extent(0);
+        inputs_ = weight.extent(1);
+        storage_ = &weight_storage<C, W>;
+        scales_ = AlignedArray<C>();
+        const auto lines = static_cast<std::uint64_t>(pieces(outputs_, most_lanes<C>));
+        const std::size_t bytes = (CheckedSize<>("PackedWeights", lines) *
+                                   static_cast<std::uint64_t>(inputs_) *
+                                   (static_cast<std::uint64_t>(most_lanes<C>) * sizeof(W)))
+                                      .bytes();
+        if (memory_.size() != bytes) memory_ = AlignedArray<std::byte>(bytes);
+    }
+
+    void pack_panel(TensorView<const C, 2> weight, Index p, C* to) const {
+        const Panel panel = this->panel(p);
+        // Weights become lanes as queries do; lanes without a weight are 0.
+        tile_kernels<C>().load_queries(weight.row(panel.first), weight.stride(0), panel.count,
+                                       inputs_, C(1), to, panel.columns);
+    }
+
+    static void require_finite(TensorView<const C, 2> weight) {
+        if (!tile_kernels<C>().all_finite(weight.data(), weight.stride(0), weight.extent(0),
+                                          weight.extent(1)))
+            fail<ArgumentError>("PackedWeights", "weights that are stored as whole numbers must be ",
+                                "finite; found NaN or infinity");
+    }
+
+    void find_scales(TensorView<const C, 2> weight) {
+        scales_ = AlignedArray<C>(static_cast<std::size_t>(outputs_));
+        for (Index n = 0; n < outputs_; ++n) {
+            C largest = 0;
+            for (Index k = 0; k < inputs_; ++k) largest = std::max(largest, std::abs(weight(n, k)));
+            scales_.data()[n] = largest / C(127);
+        }
+    }
+
+    template <class W>
+    [[nodiscard]] W narrow(C weight, Index output) const {
+        if constexpr (std::is_same_v<W, std::int8_t>) {
+            const C scale = output < outputs_ ? scales_.data()[output] : C(0);
+            if (scale == C(0)) return 0;
+            // Beyond 127 only where the scale itself was rounded, below the normal range.
+            return static_cast<W>(std::lround(std::clamp(weight / scale, C(-127), C(127))));
+        } else {
+            return convert<W>(weight);
+        }
+    }
+
+    const WeightStorage<C>* storage_ = nullptr;
+    AlignedArray<std::byte> memory_;
+    AlignedArray<C> scales_;
+    Index outputs_ = 0, inputs_ = 0;
+};
+
+}  // namespace detail
+}  // namespace heed::inline v0

@@ -1,0 +1,237 @@
+#pragma once
+// How is y = act(x W^T + b), and what a layer does to it at once, computed at the speed of the
+// machine?
+// On the tile kernels of attention, in pieces that different workers may take, with scratch on the
+// stack. Each element is one sum in ascending order: its bits depend neither on the other rows nor
+// on the workers.
+//
+// Packed weights lie on lanes, and rows of x are read in place. Weights in place are read as the
+// keys of an attention are, while rows of x lie on lanes; up to four rows would leave most lanes
+// empty, and are multiplied term by term.
+
+#include <algorithm>
+#include <array>
+#include <type_traits>
+
+#include "heed/base/executor.hpp"
+#include "heed/ops/packed_weights.hpp"
+#include "heed/ops/tile_rows.hpp"
+#include "heed/simd/layer_dispatch.hpp"
+#include "heed/tensor/checks.hpp"
+#include "heed/tensor/row_list.hpp"
+
+namespace heed::inline v0::detail {
+
+/// Terms of the sums that are taken at once where rows lie on lanes: one factor stays in the
+/// first-level cache.
+inline constexpr Index product_terms = 128;
+/// Features of the result beside the lanes of a tile. Half types need room to be widened.
+template <class T>
+inline constexpr Index product_outputs = ComputeScalar<T> ? 192 : 64;
+/// Rows that go through a packed panel together.
+inline constexpr Index packed_rows = 64;
+/// Up to so many rows of x would leave most lanes of a tile empty.
+inline constexpr Index few_rows = 4;
+
+/// Scratch on the stack, aligned to a cache line and not initialised.
+template <class C, Index count>
+struct StackScratch {
+    alignas(64) C data[static_cast<std::size_t>(count)];
+};
+
+/// Ones, as many as a tile has lanes.
+template <class C>
+[[nodiscard]] std::array<C, static_cast<std::size_t>(most_tile_lanes<C>)> ones() {
+    std::array<C, static_cast<std::size_t>(most_tile_lanes<C>)> result;
+    result.fill(C(1));
+    return result;
+}
+
+/// W [out, in], packed or with contiguous rows, and b [out] or an empty view.
+template <class T>
+struct ProductWeights {
+    TensorView<const T, 2> weight = {};
+    TensorView<const T, 1> bias = {};
+    const PackedWeights<ComputeType<T>>* packed = nullptr;  ///< instead of weight
+};
+
+/// What becomes of the product on its way to y: y = residual + act(x W^T + b), or with a gate
+/// y = residual + act(x G^T + g) * (x W^T + b).
+template <class T>
+struct ProductFinish {
+    Activation activation = Activation::none;
+    const ProductWeights<T>* gate = nullptr;  ///< as large as W, and packed if W is
+    RowList<T> before = {};                   ///< receives x W^T + b
+    RowList<const T> residual = {};           ///< may be y
+};
+
+/// A sum of numbers of T that kernels can read: in place when they are dense and of the compute
+/// type, else in scratch. Null for an empty view.
+template <class C, class T>
+[[nodiscard]] const C* dense(TensorView<const T, 1> view, C* scratch) {
+    if (view.data() == nullptr) return nullptr;
+    if constexpr (std::is_same_v<T, C>)
+        if (view.has_contiguous_rows()) return view.data();
+    copy(view, TensorView<C, 1>(scratch, view.shape()));
+    return scratch;
+}
+
+template <StorageScalar T>
+class Product {
+  public:
+    using C = ComputeType<T>;
+
+    /// Rows are contiguous. `workers` is how many may take pieces at the same time.
+    Product(RowList<const T> x, const ProductWeights<T>& weights, RowList<T> y, int workers,
+            const ProductFinish<T>& finish = {})
+        : x_(x),
+          y_(y),
+          weights_(weights),
+          finish_(finish),
+          workers_(workers),
+          common_(x, y, finish.before, finish.residual),
+          blocks_(common_, packed_rows),
+          tiling_(common_.rows, tile_kernels<C>().lanes) {}
+
+    [[nodiscard]] Index count() const {
+        return is_packed() ? blocks_.count() * weights_.packed->panels()
+                           : common_.matrices * tiling_.count() * column_blocks();
+    }
+
+    void operator()(Index piece, int /*worker*/) const {
+        if (!is_packed()) return multiply_in_place(piece);
+        if constexpr (std::is_same_v<T, C>) multiply_packed(piece);
+    }
+
+  private:
+    static constexpr bool widens = !std::is_same_v<T, C>;
+    static constexpr Index most = most_tile_lanes<C>, outputs = product_outputs<T>;
+
+    /// A part of the result.
+    struct Part {
+        Index row, rows, column, columns;
+    };
+
+    [[nodiscard]] bool is_packed() const { return weights_.packed != nullptr; }
+    [[nodiscard]] Index column_blocks() const { return pieces(y_.columns(), outputs); }
+
+    /// A panel of weights and a block of rows.
+    void multiply_packed(Index piece) const {
+        const PackedWeights<C>& packed = *weights_.packed;
+        const Index block = piece / packed.panels(), p = piece % packed.panels();
+        const Panel panel = packed.panel(p);
+        const Part part{blocks_.begin(block), blocks_.size(block), panel.first, panel.count};
+        StackScratch<C, packed_rows * most> sums, gate;
+        LinesAhead ahead;
+        // Likely the next piece of this worker.
+        if (p + workers_ < packed.panels()) ahead.add(packed.bytes_of(p + workers_));
+        const auto multiply = [&](const PackedWeights<C>& weights, C* to) {
+            std::fill_n(to, part.rows * panel.columns, C(0));
+            weights.multiply(weights.panel(p), x_.first_of(part.row), x_.row_stride(), part.rows,
+                             to, ahead);
+        };
+        multiply(packed, sums.data);
+        if (finish_.gate != nullptr) multiply(*finish_.gate->packed, gate.data);
+        finish(part, sums.data, gate.data, panel.columns);
+    }
+
+    /// A tile of rows and some features.
+    void multiply_in_place(Index piece) const {
+        const Index group = piece / column_blocks(), tile = group % tiling_.count();
+        const Index lanes = tile_kernels<C>().lanes, begin = tiling_.begin(tile);
+        const Index column = piece % column_blocks() * outputs;
+        const Part part{group / tiling_.count() * common_.rows + begin,
+                        std::min<Index>(tiling_.width(tile) * lanes, common_.rows - begin), column,
+                        std::min(outputs, y_.columns() - column)};
+        StackScratch<C, outputs * most> sums, gate;
+        multiply_tile(part, tiling_.width(tile), weights_.weight, sums.data);
+        if (finish_.gate != nullptr)
+            multiply_tile(part, tiling_.width(tile), finish_.gate->weight, gate.data);
+        finish(part, sums.data, gate.data, outputs);
+    }
+
+    /// rows[r][c] = sum_k x[r][k] W[c][k], rows `outputs` apart.
+    void multiply_tile(const Part& part, int width, TensorView<const T, 2> weight, C* rows) const {
+        const TileKernels<C>& kernels = tile_kernels<C>();
+        const TensorView<const T, 2> x = x_.block(part.row, part.rows);
+        const TensorView<const T, 2> by = weight.slice(0, part.column, part.columns);
+        if constexpr (!widens)
+            if (common_.rows <= few_rows) return multiply_few(kernels, x, by, rows);
+        StackScratch<C, product_terms * most> lanes;
+        StackScratch<C, outputs * most> sums;
+        StackScratch<C, widens ? product_terms * most : 1> wide_x;
+        StackScratch<C, widens ? outputs * product_terms : 1> wide_weight;
+        const Index row = width * kernels.lanes, length = by.extent(1);
+        std::fill_n(sums.data, part.columns * row, C(0));
+        LinesAhead ahead;
+        for (Index k = 0; k < length; k += product_terms) {
+            const Index count = std::min(product_terms, length - k);
+            const TileRows<C> from(x.slice(1, k, count), wide_x.data);
+            kernels.load_queries(from.data, from.stride, part.rows, count, C(1), lanes.data, row);
+            const TileRows<C> weights(by.slice(1, k, count), wide_weight.data);
+            kernels.weighted_sums[width - 1](weights.data, weights.stride, part.columns, lanes.data,
+                                             row, count, sums.data, row, ahead);
+        }
+        kernels.finish(sums.data, row, part.columns, part.rows, ones<C>().data(), rows, outputs);
+    }
+
+    /// The same for few rows: for each row a sum for each feature, its terms on the lanes.
+    static void multiply_few(const TileKernels<C>& kernels, TensorView<const C, 2> x,
+                             TensorView<const C, 2> weight, C* rows) {
+        for (Index i = 0; i < x.extent(0); ++i)
+            kernels.row_products(weight.data(), weight.stride(0), x.row(i), 0, weight.extent(0),
+                                 weight.extent(1), rows + i * outputs);
+    }
+
+    void finish(const Part& part, const C* sums, const C* gate, Index row) const {
+        std::array<C, static_cast<std::size_t>(outputs)> bias, gate_bias;
+        RowFinish<C> f;
+        f.activation = finish_.activation;
+        f.scale = scales_of(weights_, part);
+        f.bias = bias_of(weights_, part, bias.data());
+        if (finish_.gate != nullptr) {
+            f.gate = gate;
+            f.gate_scale = scales_of(*finish_.gate, part);
+            f.gate_bias = bias_of(*finish_.gate, part, gate_bias.data());
+        }
+        const LayerKernels<C>& kernels = layer_kernels<C>();
+        if constexpr (widens) {
+            StackScratch<C, outputs * most> rows;
+            kernels.finish_rows(sums, row, part.rows, part.columns, f, rows.data, part.columns);
+            const TensorView<T, 2> y =
+                y_.block(part.row, part.rows).slice(1, part.column, part.columns);
+            copy(TensorView<const C, 2>(rows.data, y.shape()), y);
+        } else {
+            if (!finish_.before.is_absent()) {
+                f.before = finish_.before.first_of(part.row) + part.column;
+                f.before_stride = finish_.before.row_stride();
+            }
+            if (!finish_.residual.is_absent()) {
+                f.residual = finish_.residual.first_of(part.row) + part.column;
+                f.residual_stride = finish_.residual.row_stride();
+            }
+            kernels.finish_rows(sums, row, part.rows, part.columns, f,
+                                y_.first_of(part.row) + part.column, y_.row_stride());
+        }
+    }
+
+    static const C* scales_of(const ProductWeights<T>& weights, const Part& part) {
+        const bool has = weights.packed != nullptr && weights.packed->scales() != nullptr;
+        return has ? weights.packed->scales() + part.column : nullptr;
+    }
+    static const C* bias_of(const ProductWeights<T>& weights, const Part& part, C* scratch) {
+        if (weights.bias.empty()) return nullptr;
+        return dense<C>(weights.bias.slice(0, part.column, part.columns), scratch);
+    }
+
+    RowList<const T> x_;
+    RowList<T> y_;
+    ProductWeights<T> weights_;
+    ProductFinish<T> finish_;
+    int workers_;
+    CommonRows common_;
+    RowBlocks blocks_;
+    LaneTiling tiling_;
+};
+
+}  // namespace heed::inline v0::detail

@@ -1,0 +1,174 @@
+#pragma once
+// What do gradients become on their way back through a product, dy W and dy^T x?
+// On the tile kernels of attention, in pieces that different workers may take, with scratch on the
+// stack. Each element is one sum in ascending order, cut into chunks that depend on its length
+// alone: its bits depend neither on the other rows nor on the workers.
+
+#include <algorithm>
+#include <array>
+
+#include "heed/ops/product.hpp"
+
+namespace heed::inline v0::detail {
+
+/// A panel [rows, columns] of a matrix as [row][width * lanes], with zeros behind its columns.
+template <class C>
+void load_panel(TensorView<const C, 2> panel, Index row, C* to) {
+    const Index columns = panel.extent(1);
+    for (Index i = 0; i < panel.extent(0); ++i) {
+        std::copy_n(panel.row(i), columns, to + i * row);
+        std::fill(to + i * row + columns, to + (i + 1) * row, C(0));
+    }
+}
+
+/// dx = dy W, or dx += dy W. Rows are contiguous.
+template <class C>
+class InputGradient {
+  public:
+    InputGradient(RowList<const C> dy, TensorView<const C, 2> weight, RowList<C> dx,
+                  bool adds = false)
+        : kernels_(tile_kernels<C>()),
+          dy_(dy),
+          weight_(weight),
+          dx_(dx),
+          adds_(adds),
+          blocks_(CommonRows(dy, dx), most_rows),
+          tiling_(dx.columns(), kernels_.lanes) {}
+
+    [[nodiscard]] Index count() const { return blocks_.count() * tiling_.count(); }
+
+    /// Some rows, and the features of a tile, which lie on the lanes.
+    void operator()(Index piece, int /*worker*/) const {
+        const Index block = piece / tiling_.count(), tile = piece % tiling_.count();
+        const Index first = blocks_.begin(block), rows = blocks_.size(block);
+        const Index column = tiling_.begin(tile), row = tiling_.width(tile) * kernels_.lanes;
+        const Index columns = std::min(row, dx_.columns() - column);
+        StackScratch<C, terms * most_tile_lanes<C>> panel;
+        StackScratch<C, most_rows * most_tile_lanes<C>> sums;
+        std::fill_n(sums.data, rows * row, C(0));
+        LinesAhead ahead;
+        for (Index n = 0; n < weight_.extent(0); n += terms) {
+            const Index count = std::min(terms, weight_.extent(0) - n);
+            load_panel(weight_.slice(0, n, count).slice(1, column, columns), row, panel.data);
+            kernels_.weighted_sums[tiling_.width(tile) - 1](dy_.first_of(first) + n,
+                                                            dy_.row_stride(), rows, panel.data, row,
+                                                            count, sums.data, row, ahead);
+        }
+        C* const to = dx_.first_of(first) + column;
+        RowFinish<C> f;
+        if (adds_) f.residual = to, f.residual_stride = dx_.row_stride();
+        layer_kernels<C>().finish_rows(sums.data, row, rows, columns, f, to, dx_.row_stride());
+    }
+
+  private:
+    static constexpr Index terms = product_terms, most_rows = product_outputs<C>;
+
+    const TileKernels<C>& kernels_;
+    RowList<const C> dy_;
+    TensorView<const C, 2> weight_;
+    RowList<C> dx_;
+    bool adds_;
+    RowBlocks blocks_;
+    LaneTiling tiling_;
+};
+
+/// What a layer of products adds to the gradients of its weight and bias: dW += dy^T x and
+/// db += the sum over rows of dy, both of which may be absent.
+template <class C>
+class WeightGradient {
+  public:
+    /// Rows are contiguous.
+    WeightGradient(RowList<const C> x, RowList<const C> dy, TensorView<C, 2> dweight,
+                   TensorView<C, 1> dbias)
+        : kernels_(tile_kernels<C>()),
+          x_(x),
+          dy_(dy),
+          common_(x, dy),
+          dweight_(dweight),
+          dbias_(dbias),
+          whole_(dweight.extent(1) / kernels_.lanes * kernels_.lanes),
+          tiling_(whole_, kernels_.lanes) {}
+
+    [[nodiscard]] Index count() const {
+        const bool wanted = is_wanted(dweight_) || is_wanted(dbias_);
+        return wanted ? pieces(dy_.columns(), outputs) * groups() : 0;
+    }
+
+    /// Some rows of dW, and of their features a group of tiles; the first group takes db and what
+    /// is left of the features behind whole registers.
+    void operator()(Index piece, int /*worker*/) const {
+        const Index first = piece / groups() * outputs, group = piece % groups();
+        const Index rows = std::min(outputs, dy_.columns() - first);
+        StackScratch<C, outputs * terms> lanes;
+        for (Index matrix = 0; matrix < common_.matrices; ++matrix)
+            for (Index m = 0; m < common_.rows; m += terms) {
+                const Index count = std::min(terms, common_.rows - m);
+                const Index row = pieces(count, kernels_.lanes) * kernels_.lanes;
+                const Index at = matrix * common_.rows + m;
+                kernels_.load_queries(dy_.first_of(at) + first, dy_.row_stride(), count, rows, C(1),
+                                      lanes.data, row);
+                const Chunk chunk{at, count, first, rows, lanes.data, row};
+                add_tiles(chunk, group);
+                if (group == 0) add_rest(chunk);
+            }
+    }
+
+  private:
+    static constexpr Index terms = product_terms, outputs = 64, group_tiles = 8;
+
+    /// Rows of x and dy, and outputs: [output][row].
+    struct Chunk {
+        Index first_row, rows;
+        Index first_output, outputs;
+        const C* lanes;
+        Index row;  ///< of lanes
+    };
+
+    [[nodiscard]] Index groups() const {
+        return std::max<Index>(1, pieces(dweight_.empty() ? 0 : tiling_.count(), group_tiles));
+    }
+
+    void add_tiles(const Chunk& c, Index group) const {
+        if (!is_wanted(dweight_)) return;
+        LinesAhead ahead;
+        const Index end = std::min(tiling_.count(), (group + 1) * group_tiles);
+        for (Index tile = group * group_tiles; tile < end; ++tile) {
+            const Index column = tiling_.begin(tile);
+            kernels_.weighted_sums[tiling_.width(tile) - 1](
+                c.lanes, c.row, c.outputs, x_.first_of(c.first_row) + column, x_.row_stride(), c.rows,
+                dweight_.row(c.first_output) + column, dweight_.stride(0), ahead);
+        }
+    }
+
+    void add_rest(const Chunk& c) const {
+        if (is_wanted(dbias_)) {
+            std::array<C, static_cast<std::size_t>(outputs)> sums{};
+            kernels_.lane_sums(c.lanes, c.row, c.outputs, sums.data());
+            for (Index n = 0; n < c.outputs; ++n)
+                dbias_(c.first_output + n) += sums[static_cast<std::size_t>(n)];
+        }
+        const Index left = dweight_.extent(1) - whole_, row = kernels_.lanes;
+        if (!is_wanted(dweight_) || left == 0) return;
+        StackScratch<C, terms * most_lanes<C>> panel;
+        StackScratch<C, outputs * most_lanes<C>> sums;
+        const TensorView<C, 2> to =
+            dweight_.slice(0, c.first_output, c.outputs).slice(1, whole_, left);
+        load_panel<C>(x_.block(c.first_row, c.rows).slice(1, whole_, left), row, panel.data);
+        load_panel<C>(to, row, sums.data);
+        LinesAhead ahead;
+        kernels_.weighted_sums[0](c.lanes, c.row, c.outputs, panel.data, row, c.rows, sums.data,
+                                  row, ahead);
+        copy(TensorView<const C, 2>(sums.data, to.shape(), {row, 1}), to);
+    }
+
+    const TileKernels<C>& kernels_;
+    RowList<const C> x_;
+    RowList<const C> dy_;
+    CommonRows common_;
+    TensorView<C, 2> dweight_;
+    TensorView<C, 1> dbias_;
+    Index whole_;  ///< features that fill registers
+    LaneTiling tiling_;
+};
+
+}  // namespace heed::inline v0::detail
