@@ -56,8 +56,8 @@ def summary(rows):
             f"time over the fastest peer's: worst {max(ratios):.3f}, median "
             f"{statistics.median(ratios):.3f}, best {min(ratios):.3f}.")
     if few:
-        text += (f" Rows of fewer than {USUAL_ROUNDS} rounds, but at least {FEWEST_ROUNDS}, because "
-                 f"they take long: {few}, see the last column.")
+        text += (f" Rows of fewer than {USUAL_ROUNDS} rounds, but at least {FEWEST_ROUNDS}, "
+                 f"because they take long: {few}, see the last column.")
     return text
 
 

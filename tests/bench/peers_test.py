@@ -18,7 +18,8 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench/peers"))
 import contest  # noqa: E402
-import peers  # noqa: E402
+import options  # noqa: E402
+import pictures  # noqa: E402
 import report  # noqa: E402
 from kinds import attention as attention_kind  # noqa: E402
 from kinds import KINDS, encoder, layer, training_step  # noqa: E402
@@ -174,7 +175,7 @@ class TrainingStepCases(unittest.TestCase):
 
 class Options(unittest.TestCase):
     def cases(self, *arguments):
-        return peers.parsed(["--library", __file__, *arguments]).cases
+        return options.parsed(["--library", __file__, *arguments]).cases
 
     def refused(self, *arguments):
         with contextlib.redirect_stderr(io.StringIO()) as text, self.assertRaises(SystemExit):
@@ -539,7 +540,7 @@ class Report(unittest.TestCase):
                          "# layer forward 6 1 1 2\n4 0.5000\n")
 
     def test_each_picture_has_a_name_of_its_own(self):
-        self.assertEqual([peers.picture_name(kind, name) for kind in ("attention", "layer")
+        self.assertEqual([pictures.picture_name(kind, name) for kind in ("attention", "layer")
                           for name in ("forward", "training")],
                          ["peers.png", "peers_training.png", "peers_layer.png",
                           "peers_layer_training.png"])

@@ -34,7 +34,10 @@ class Heed:
         self._library = ctypes.CDLL(str(path))
         self._library.heed_peer_last_error.restype = ctypes.c_char_p
         self._library.heed_peer_isa.restype = ctypes.c_char_p
-        self.peer = functools.cache(lambda threads: self.opened("heed_peer", ctypes.c_int32(threads)))
+        self.peer = functools.cache(self._new_peer)
+
+    def _new_peer(self, threads):
+        return self.opened("heed_peer", ctypes.c_int32(threads))
 
     def _fail(self):
         raise HeedError(self._library.heed_peer_last_error().decode())

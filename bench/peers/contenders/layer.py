@@ -32,7 +32,7 @@ class Problem:
                 tensor.normal_(std=0.1)
 
     def field(self):
-        # The fast path and com.microsoft.Attention keep the scores of all heads, and copies of them.
+        # The fast path and com.microsoft.Attention keep the scores of all heads, and copies.
         keeps_scores = 2 * self.case.score_bytes
         field = {HEED: heed(self)}
         if self.training:

@@ -146,8 +146,8 @@ class ExactTraining:
         gradients = dict(zip(self._parameters,
                              torch.autograd.grad(loss, list(self._parameters.values()))))
         self.largest_logit = largest(logits.detach())
-        norm = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
-        factor = min(1.0, self._settings.max_gradient_norm / (norm.item() + 1e-6))
+        norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients.values()))
+        factor = min(1.0, self._settings.max_gradient_norm / (norm + 1e-6))
         self.largest_gradients = factor * math.sqrt(sum(
             gradient.numel() * largest(gradient)**2 for gradient in gradients.values()))
         with torch.no_grad():
