@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cstddef>
 
-namespace bench {
+#include "size.hpp"
 
-using Size = std::ptrdiff_t;
+namespace bench {
 
 /// Attention with contiguous q [B,H,Lq,D], k and v [B,H,Lk,D]. When causal, query i sees the keys
 /// up to i; with a window, of those only the last so many.
@@ -32,6 +32,18 @@ struct Problem {
     }
     /// Of the way back: five products, of which one computes the scores anew.
     [[nodiscard]] double backward_flops() const { return 2.5 * flops(); }
+
+    /// Calls visit(name, value) with what tells it from other problems.
+    template <class Visit>
+    void for_each_argument(const Visit& visit) const {
+        visit("B", B);
+        visit("H", H);
+        visit("Lq", Lq);
+        visit("Lk", Lk);
+        visit("D", D);
+        visit("causal", causal ? 1 : 0);
+        if (window > 0) visit("window", window);
+    }
 
     [[nodiscard]] Size query_count() const { return B * H * Lq * D; }
     [[nodiscard]] Size key_count() const { return B * H * Lk * D; }

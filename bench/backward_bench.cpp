@@ -1,8 +1,8 @@
 // How fast are gradients of attention, as a fraction of what the machine can do and beside plain
 // Eigen, and what does the gradient of a bias cost?
 
+#include "attention_contest.hpp"
 #include "check_backward.hpp"
-#include "contest.hpp"
 #include "native_eigen.hpp"
 #include "plain_eigen.hpp"
 
@@ -76,7 +76,8 @@ class HeedBackward final : public BackwardPass {
 };
 
 template <class T>
-std::unique_ptr<BackwardPass> make_backward(const Case& c, const BackwardTensors<T>& tensors) {
+std::unique_ptr<BackwardPass> make_backward(const Case<Problem>& c,
+                                            const BackwardTensors<T>& tensors) {
     switch (c.contender) {
         case Contender::heed:
             return std::make_unique<HeedBackward<T>>(c.problem, tensors, c.threads);
@@ -117,7 +118,7 @@ BackwardTensors<T> tensors_of(const Problem& p, Bias bias, bool wants_bias_gradi
 template <class T>
 class BackwardTask final : public Task {
   public:
-    BackwardTask(const Case& c, const BackwardTensors<T>& tensors)
+    BackwardTask(const Case<Problem>& c, const BackwardTensors<T>& tensors)
         : problem_(c.problem), tensors_(tensors), backward_(make_backward(c, tensors)) {}
 
     void run() override { backward_->run(); }
@@ -136,6 +137,8 @@ class BackwardTask final : public Task {
 };
 
 struct Backward {
+    using Problem = bench::Problem;
+
     PassNames names{{"backward", "plain_eigen_backward", "plain_eigen_native_backward"},
                     "backward_",
                     "backward, "};
@@ -143,7 +146,7 @@ struct Backward {
     bool wants_bias_gradient = false;
 
     template <class T>
-    [[nodiscard]] std::unique_ptr<Task> make_task(const Case& c) const {
+    [[nodiscard]] std::unique_ptr<Task> make_task(const Case<Problem>& c) const {
         return std::make_unique<BackwardTask<T>>(
             c, tensors_of<T>(c.problem, bias, wants_bias_gradient));
     }
@@ -174,7 +177,7 @@ void add_backward_benchmarks(Extent extent, Report& report) {
     const auto sizes = [extent](const Sizes& quick, const Sizes& full) {
         return pick(extent, quick, full);
     };
-    Registrar<Backward> registrar(report, {});
+    AttentionRegistrar<Backward> registrar(report, {});
     registrar.add_by_length<float>(
         "float", sizes({32, 128, 512, 1024}, {32, 64, 128, 197, 256, 512, 1024, 2048, 4096}));
     registrar.add_by_length<float>("float_causal",

@@ -1,7 +1,7 @@
 // How fast is attention, as a fraction of what the machine can do and beside plain Eigen?
 
+#include "attention_contest.hpp"
 #include "check.hpp"
-#include "contest.hpp"
 #include "native_eigen.hpp"
 #include "plain_eigen.hpp"
 
@@ -34,7 +34,7 @@ class HeedAttention final : public Attention<T> {
 };
 
 template <class T>
-std::unique_ptr<Attention<T>> make_attention(const Case& c) {
+std::unique_ptr<Attention<T>> make_attention(const Case<Problem>& c) {
     switch (c.contender) {
         case Contender::heed:
             return std::make_unique<HeedAttention<T>>(c.problem, c.threads);
@@ -49,7 +49,7 @@ std::unique_ptr<Attention<T>> make_attention(const Case& c) {
 template <class T>
 class ForwardTask final : public Task {
   public:
-    explicit ForwardTask(const Case& c)
+    explicit ForwardTask(const Case<Problem>& c)
         : problem_(c.problem),
           q_(normal_numbers<T>(problem_.query_count() + 2 * problem_.key_count())),
           k_(q_ + problem_.query_count()),
@@ -74,10 +74,12 @@ class ForwardTask final : public Task {
 };
 
 struct Forward {
+    using Problem = bench::Problem;
+
     PassNames names{{"forward", "plain_eigen", "plain_eigen_native"}, "", ""};
 
     template <class T>
-    [[nodiscard]] std::unique_ptr<Task> make_task(const Case& c) const {
+    [[nodiscard]] std::unique_ptr<Task> make_task(const Case<Problem>& c) const {
         return std::make_unique<ForwardTask<T>>(c);
     }
     /// A matrix of scores.
@@ -87,7 +89,7 @@ struct Forward {
     }
 };
 
-using ForwardRegistrar = Registrar<Forward>;
+using ForwardRegistrar = AttentionRegistrar<Forward>;
 
 void add_by_heads(const Sizes& heads, ForwardRegistrar& registrar) {
     registrar.add_table("heads", "float, B=1 L=512 D=64, by number of heads", "H");

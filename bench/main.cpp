@@ -135,6 +135,8 @@ int run(const Options& options, const char* program) {
     bench::Report report;
     bench::add_forward_benchmarks(options.extent, report);
     bench::add_backward_benchmarks(options.extent, report);
+    bench::add_linear_benchmarks(options.extent, report);
+    bench::add_layer_benchmarks(report);
     if (options.extent == bench::Extent::full) bench::add_tile_benchmarks(report);
     std::vector<std::string> arguments = benchmark_arguments(options, program);
     if (!initialize(arguments)) return 2;

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "attention_problem.hpp"
+#include "linear_problem.hpp"
 
 namespace bench {
 
@@ -16,5 +17,9 @@ template <class T>
 template <class T>
 [[gnu::visibility("default"), nodiscard]] std::unique_ptr<BackwardPass> make_native_eigen_backward(
     const Problem& problem, const BackwardTensors<T>& tensors);
+
+template <class T>
+[[gnu::visibility("default"), nodiscard]] std::unique_ptr<LinearProduct> make_native_eigen_linear(
+    const LinearProblem& problem, const LinearTensors<T>& tensors);
 
 }  // namespace bench

@@ -73,7 +73,8 @@ std::vector<std::string> distinct(const Entries& entries, const Member& member_o
 
 }  // namespace
 
-void report_speed(benchmark::State& state, double flops, double peak, double scratch_bytes) {
+void report_speed(benchmark::State& state, double flops, double peak, double scratch_bytes,
+                  double bytes) {
     using benchmark::Counter;
     constexpr auto rate = Counter::kIsIterationInvariantRate;
     const auto time = static_cast<Counter::Flags>(rate | Counter::kInvert);
@@ -82,6 +83,7 @@ void report_speed(benchmark::State& state, double flops, double peak, double scr
     state.counters["seconds"] = Counter(1, time);
     state.counters["peak"] = peak;
     state.counters["scratch_bytes"] = scratch_bytes;
+    state.counters["bytes/s"] = Counter(bytes, rate);
 }
 
 void Report::add_place(const std::string& benchmark, const Place& place) {
@@ -101,6 +103,7 @@ void Report::ReportRuns(const std::vector<Run>& runs) {
         samples.flops_per_second.push_back(run.counters.at("FLOP/s").value);
         samples.of_peak.push_back(run.counters.at("of_peak").value);
         samples.seconds.push_back(run.counters.at("seconds").value);
+        samples.bytes_per_second.push_back(run.counters.at("bytes/s").value);
         samples.scratch_bytes = run.counters.at("scratch_bytes").value;
         peaks_[run.report_label].push_back(run.counters.at("peak").value);
     }
@@ -134,19 +137,37 @@ void Report::print_peaks(std::ostream& out) const {
 void Report::print_table(const Table& table, std::ostream& out) const {
     const std::vector<std::string> columns = columns_of(table);
     if (columns.empty()) return;
-    std::vector<Row> rows;
-    if (table.shows == Shows::speed) {
-        rows.push_back(speed_header(table, columns));
-        for (const std::string& label : labels_of(table))
-            rows.push_back(speed_row(table, label, columns));
-    } else {
-        rows.push_back({table.row_header});
-        rows.front().insert(rows.front().end(), columns.begin(), columns.end());
-        for (const std::string& label : labels_of(table))
-            rows.push_back(cost_row(table, label, columns));
-    }
+    std::vector<Row> rows = {header(table, columns)};
+    for (const std::string& label : labels_of(table)) rows.push_back(row(table, label, columns));
     out << "\n### " << table.title << "\n\n";
     print_aligned(rows, out);
+}
+
+Report::Row Report::header(const Table& table, const std::vector<std::string>& columns) const {
+    if (table.shows == Shows::speed) return speed_header(table, columns);
+    if (table.shows == Shows::overhead)
+        return {table.row_header, "time", "at the FMA peak", "beside it", "of peak"};
+    Row header = {table.row_header};
+    if (table.shows == Shows::bandwidth)
+        header.push_back(columns.front() + " of " + columns.back());
+    for (const std::string& column : columns)
+        header.push_back(table.shows == Shows::bandwidth ? column + ", GB/s" : column);
+    return header;
+}
+
+Report::Row Report::row(const Table& table, const std::string& label,
+                        const std::vector<std::string>& columns) const {
+    switch (table.shows) {
+        case Shows::speed:
+            return speed_row(table, label, columns);
+        case Shows::cost:
+            return cost_row(table, label, columns);
+        case Shows::bandwidth:
+            return bandwidth_row(table, label, columns);
+        case Shows::overhead:
+            break;
+    }
+    return overhead_row(table, label, columns);
 }
 
 Report::Row Report::speed_header(const Table& table,
@@ -192,6 +213,27 @@ Report::Row Report::cost_row(const Table& table, const std::string& label,
         row.push_back(samples == nullptr ? "-" : format("%.1f", 1 / median(samples->of_peak)));
     }
     return row;
+}
+
+Report::Row Report::bandwidth_row(const Table& table, const std::string& label,
+                                  const std::vector<std::string>& columns) const {
+    const auto rate = [&](const std::string& column) {
+        const Samples* const samples = find(table, label, column);
+        return samples == nullptr ? 0.0 : median(samples->bytes_per_second);
+    };
+    const double all = rate(columns.back());
+    Row row = {label, all > 0 ? format("%.0f %%", 100 * rate(columns.front()) / all) : "-"};
+    for (const std::string& column : columns)
+        row.push_back(rate(column) > 0 ? format("%.1f", rate(column) / 1e9) : "-");
+    return row;
+}
+
+Report::Row Report::overhead_row(const Table& table, const std::string& label,
+                                 const std::vector<std::string>& columns) const {
+    const Samples& own = *find(table, label, columns.front());
+    const double seconds = median(own.seconds), of_peak = median(own.of_peak);
+    return {label, seconds_text(seconds), seconds_text(seconds * of_peak),
+            seconds_text(seconds * (1 - of_peak)), format("%.1f %%", 100 * of_peak)};
 }
 
 void Report::write_series(std::ostream& out) const {

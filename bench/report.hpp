@@ -22,15 +22,18 @@ struct Place {
 };
 
 /// Sets the counters that the report reads, after the timed loop: `FLOP/s` of iterations of so many
-/// operations, `seconds` of an iteration, the `peak` of this repetition (FLOP/s) and the share
-/// `of_peak`. The label names the peak.
-void report_speed(benchmark::State& state, double flops, double peak, double scratch_bytes = 0);
+/// operations, `seconds` of an iteration, the `peak` of this repetition (FLOP/s), the share
+/// `of_peak`, and `bytes/s` of the memory that it has to read and write. The label names the peak.
+void report_speed(benchmark::State& state, double flops, double peak, double scratch_bytes = 0,
+                  double bytes = 0);
 
 class Report final : public benchmark::BenchmarkReporter {
   public:
     enum class Shows {
-        speed,  ///< of the first column, and its ratio to the others
-        cost,   ///< one over the share of the peak, for each column
+        speed,      ///< of the first column, and its ratio to the others
+        cost,       ///< one over the share of the peak, for each column
+        bandwidth,  ///< bytes/s of each column, and the share of the first in the last
+        overhead,   ///< time of the first column, and what of it is not operations at the peak
     };
 
     struct Table {
@@ -64,7 +67,7 @@ class Report final : public benchmark::BenchmarkReporter {
 
   private:
     struct Samples {
-        std::vector<double> flops_per_second, of_peak, seconds;
+        std::vector<double> flops_per_second, of_peak, seconds, bytes_per_second;
         double scratch_bytes = 0;
     };
 
@@ -81,8 +84,15 @@ class Report final : public benchmark::BenchmarkReporter {
                                    const std::vector<std::string>& columns) const;
     [[nodiscard]] Row speed_row(const Table& table, const std::string& label,
                                 const std::vector<std::string>& columns) const;
+    [[nodiscard]] Row header(const Table& table, const std::vector<std::string>& columns) const;
+    [[nodiscard]] Row row(const Table& table, const std::string& label,
+                          const std::vector<std::string>& columns) const;
     [[nodiscard]] Row cost_row(const Table& table, const std::string& label,
                                const std::vector<std::string>& columns) const;
+    [[nodiscard]] Row bandwidth_row(const Table& table, const std::string& label,
+                                    const std::vector<std::string>& columns) const;
+    [[nodiscard]] Row overhead_row(const Table& table, const std::string& label,
+                                   const std::vector<std::string>& columns) const;
     [[nodiscard]] std::vector<std::string> columns_of(const Table& table) const;
     [[nodiscard]] std::vector<std::string> labels_of(const Table& table) const;
     [[nodiscard]] const Samples* find(const Table& table, const std::string& row,

@@ -7,7 +7,7 @@ build=$1
 here=$(dirname "$0")
 
 quick=()
-duration="some twenty minutes"
+duration="some half an hour"
 if [[ ${QUICK:-0} != 0 ]]; then
     quick=(--quick)
     duration="some two minutes"

@@ -1,10 +1,10 @@
-"""How are several ways to compute attention compared fairly? Cases, timing, statistics, agreement.
+"""How are several ways to compute the same thing compared fairly? Timing, statistics, agreement.
 
-Standard library only; knows no contender. bench/peers/report.py writes what comes out.
+Standard library only; knows no contender. bench/peers/kinds says what is computed, and
+bench/peers/report.py writes what comes out.
 """
 
 import dataclasses
-import itertools
 import math
 import statistics
 import time
@@ -14,86 +14,38 @@ FORWARD, TRAINING = "forward", "training"
 FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 3, 7, 15
 
 
-@dataclasses.dataclass(frozen=True)
 class Case:
-    """Self-attention of one batch: queries, keys and values [1, heads, length, head_dim]. In
-    training, the forward pass and the way back, with the gradients of all three."""
+    """What is compared in one row: a frozen dataclass with the field `threads`, and
 
-    length: int
-    heads: int
-    head_dim: int
-    causal: bool
-    threads: int
-    training: bool = False
-
-    @property
-    def visible_pairs(self):
-        """Of query and key, in one head."""
-        n = self.length
-        return n * (n + 1) // 2 if self.causal else n * n
-
-    @property
-    def flops(self):
-        """Of both products, over visible pairs alone; the way back has five more."""
-        products = 7 if self.training else 2
-        return 2 * products * self.heads * self.head_dim * self.visible_pairs
-
-    @property
-    def score_bytes(self):
-        """Of the matrix of scores, for those who keep it."""
-        return 4 * self.heads * self.length**2
-
-    @property
-    def pass_name(self):
-        return TRAINING if self.training else FORWARD
+    kind        which table it belongs to
+    pass_name   FORWARD or TRAINING
+    flops       multiplications and additions that the result needs
+    cells       what the table says of it, text by header
+    """
 
     def __str__(self):
-        mask = "causal" if self.causal else "full"
-        return (f"{self.pass_name} L={self.length} H={self.heads} D={self.head_dim} {mask} "
-                f"threads={self.threads}")
+        return " ".join([self.kind, self.pass_name,
+                         *(f"{name}={text}" for name, text in self.cells.items())])
 
 
-def grid(lengths, heads, head_dims, causal, threads, training):
-    """All combinations, the cheapest first."""
-    cases = {Case(*values) for values in itertools.product(lengths, heads, head_dims, causal,
-                                                           threads, training)}
-    return sorted(cases, key=lambda case: (case.flops, dataclasses.astuple(case)))
+def cheapest_first(cases):
+    """Each once."""
+    return sorted(set(cases), key=lambda case: (case.flops, str(case)))
 
 
 # --- Is it right? -------------------------------------------------------------------------------
+
+
+UNIT_ROUNDOFF = 2.0**-24  # of float
 
 
 class Disagreement(Exception):
     """A contender computes something else."""
 
 
-def tolerance(case, largest_score, largest_value):
-    """How far a float result may be from the exact one: a score is a sum of head_dim roundings, an
-    output one of `length`, which are taken as random. Wrong masks or scales are far outside."""
-    unit_roundoff = 2.0**-24
-    roundings = math.sqrt(case.head_dim) * largest_score + math.sqrt(case.length)
-    return unit_roundoff * roundings * largest_value
-
-
-def gradient_tolerance(case, largest_score, largest_gradient):
-    """The same for gradients of q, k or v. Their terms are weights times a difference of two sums,
-    hence twice. Inputs are random: terms cancel no more than chance has it, so that the largest
-    gradient tells how large they are."""
-    return tolerance(case, largest_score, 2 * largest_gradient)
-
-
-def largest_difference(actual, expected):
-    """Of two sequences of numbers; NaN if one is, and infinite when the sequences differ in
-    length."""
-    if len(actual) != len(expected):
-        return math.inf
-    differences = [abs(a - b) for a, b in zip(actual, expected)]
-    return math.nan if any(map(math.isnan, differences)) else max(differences, default=0.0)
-
-
 def require_agreement(case, what, differences, allowed):
-    """`differences`: of this result of each contender, by name. Throws Disagreement unless all are
-    allowed; NaN never is."""
+    """`differences`: the largest one of this result of each contender, by name. Throws Disagreement
+    unless all are allowed; NaN never is."""
     wrong = [f"{name} by {difference:.3g}" for name, difference in differences.items()
              if not difference <= allowed]
     if wrong:

@@ -1,15 +1,14 @@
 // heed as a shared object with C functions, so that Python can run it beside other libraries.
 // Reads and writes the caller's arrays; every error becomes a return code and a message.
+// Attention is here, modules are in the files beside this one.
+
+#include "heed_peer.hpp"
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
-#include <exception>
-#include <string>
 #include <vector>
 
 #include "../fma_peak.hpp"
-#include "heed/heed.hpp"
 
 /// Threads and scratch memory that calls share; serves one call at a time.
 struct HeedPeer {
@@ -36,27 +35,13 @@ struct HeedPeerGradients {
 
 namespace {
 
-thread_local std::string last_error;
+using namespace heed_peer;
 
 /// `memory`, made larger where it does not have so many elements.
 template <class T>
 std::vector<T>& at_least(std::vector<T>& memory, std::size_t count) {
     if (memory.size() < count) memory.resize(count);
     return memory;
-}
-
-/// 0 when the work is done, 1 when it threw; the message is then in last_error.
-template <class Work>
-int status_of(const Work& work) noexcept {
-    try {
-        work();
-        return 0;
-    } catch (const std::exception& error) {
-        last_error = error.what();
-    } catch (...) {
-        last_error = "unknown error";
-    }
-    return 1;
 }
 
 heed::Shape<4> shape_of(const HeedPeerProblem& p) {
@@ -127,16 +112,12 @@ const char* heed_peer_last_error() {
 
 /// Name of the instruction set in use, or null on failure.
 const char* heed_peer_isa() {
-    const char* name = nullptr;
-    status_of([&] { name = heed::isa_name(heed::current_isa()).data(); });
-    return name;
+    return made_by([] { return heed::isa_name(heed::current_isa()).data(); });
 }
 
 /// A peer with this many threads, the caller's included, or null on failure.
 HeedPeer* heed_peer_open(std::int32_t threads) {
-    HeedPeer* peer = nullptr;
-    status_of([&] { peer = new HeedPeer(threads); });
-    return peer;
+    return made_by([&] { return new HeedPeer(threads); });
 }
 
 void heed_peer_close(HeedPeer* peer) {

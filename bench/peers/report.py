@@ -1,4 +1,4 @@
-"""What did the comparison show? A Markdown table, JSON, and the data of the plot.
+"""What did the comparison show? Markdown tables, JSON, and the data of the plots.
 
 Standard library only; reads the rows of bench/peers/contest.py and decides nothing.
 """
@@ -7,6 +7,7 @@ import dataclasses
 import statistics
 
 from contest import FEWEST_ROUNDS, HEED, USUAL_ROUNDS, worst_first
+from kinds import KINDS
 
 
 def seconds_text(seconds):
@@ -25,24 +26,24 @@ def aligned(table):
     return "\n".join(lines)
 
 
+def rows_of(rows, kind, pass_name=None):
+    return [row for row in rows if row.case.kind == kind and
+            pass_name in (None, row.case.pass_name)]
+
+
 def cells_of(row, peers):
-    case = row.case
-    cells = [case.pass_name, str(case.length), str(case.heads), str(case.head_dim),
-             "yes" if case.causal else "no", str(case.threads),
-             f"{row.ratio:.3f}", f"{row.spread:.3f}", seconds_text(row.median(HEED))]
+    cells = [f"{row.ratio:.3f}", f"{row.spread:.3f}", row.fastest_peer, row.case.pass_name,
+             *map(str, row.case.cells.values()), seconds_text(row.median(HEED))]
     cells += [f"{row.speed_up(peer):.2f}" if peer in row.peers else "-" for peer in peers]
-    cells += [f"{100 * row.of_peak(name):.1f}" if name in row.seconds else "-"
-              for name in [HEED, *peers]]
+    cells += [f"{100 * row.of_peak(name):.1f}" for name in (HEED, row.fastest_peer)]
     return [*cells, str(row.rounds)]
 
 
 def table(rows):
-    """One line for each row, the worst first."""
+    """One line for each row of one kind, the worst first."""
     peers = list(dict.fromkeys(peer for row in rows for peer in row.peers))
-    header = ["pass", "L", "H", "D", "causal", "threads", "heed / fastest", "±", "heed"]
-    header += [f"x {peer}" for peer in peers]
-    header += [f"{name} % of peak" for name in [HEED, *peers]]
-    header += ["rounds"]
+    header = ["heed / fastest", "±", "fastest", "pass", *rows[0].case.cells, "heed",
+              *(f"x {peer}" for peer in peers), "heed % of peak", "fastest % of peak", "rounds"]
     return aligned([header, *(cells_of(row, peers) for row in worst_first(rows))])
 
 
@@ -55,8 +56,8 @@ def summary(rows):
             f"time over the fastest peer's: worst {max(ratios):.3f}, median "
             f"{statistics.median(ratios):.3f}, best {min(ratios):.3f}.")
     if few:
-        text += (f" Rows of fewer than {USUAL_ROUNDS} rounds, but at least {FEWEST_ROUNDS}, because "
-                 f"they take long: {few}, see the last column.")
+        text += (f" Rows of fewer than {USUAL_ROUNDS} rounds, but at least {FEWEST_ROUNDS}, "
+                 f"because they take long: {few}, see the last column.")
     return text
 
 
@@ -66,35 +67,47 @@ def peak_text(rows, threads):
             f"{max(peaks):.1f})")
 
 
+def section(kind, rows):
+    """What one kind of case has shown."""
+    summaries = [summary(of_pass) for name in kind.PASSES
+                 if (of_pass := rows_of(rows, kind.NAME, name))]
+    notes = [f"- {name}: {value}" for name, value in kind.NOTES.items()]
+    return "\n\n".join([f"## {kind.NAME}", *summaries, "\n".join(notes), table(rows)])
+
+
 def markdown(rows, about, notes):
     """`about`: facts of this run by name; `notes`: what could not be measured, and why."""
-    summaries = [summary([row for row in rows if row.case.pass_name == name])
-                 for name in sorted({row.case.pass_name for row in rows})]
     lines = [f"- {name}: {value}" for name, value in about.items()]
     lines += ["- FMA peak, " + "; ".join(peak_text(rows, threads) for threads in
                                          sorted({row.case.threads for row in rows}))]
     lines += [f"- not measured: {note}" for note in notes]
-    return "\n".join(["\n\n".join(summaries), "", *lines, "", table(rows), ""])
+    sections = [section(kind, of_kind) for kind in KINDS.values()
+                if (of_kind := rows_of(rows, kind.NAME))]
+    return "\n\n".join(["\n".join(lines), *sections, ""])
 
 
 def as_json(rows, about, notes):
     """The same, for json.dump: every measurement, and what was derived from it."""
     def of(row):
-        return {**dataclasses.asdict(row.case), "flops": row.case.flops, "ratio": row.ratio,
-                "spread": row.spread, "fastest_peer": row.fastest_peer, "rounds": row.rounds,
-                "seconds": row.seconds, "fma_peak": row.peaks,
+        return {"kind": row.case.kind, **dataclasses.asdict(row.case), "flops": row.case.flops,
+                "ratio": row.ratio, "spread": row.spread, "fastest_peer": row.fastest_peer,
+                "rounds": row.rounds, "seconds": row.seconds, "fma_peak": row.peaks,
                 "of_peak": {name: row.of_peak(name) for name in row.seconds},
                 "differences": row.differences, "tolerances": row.tolerances}
+    about = {**about, **{name: KINDS[name].NOTES for name in {row.case.kind for row in rows}}}
     return {"about": about, "not_measured": notes, "rows": [of(row) for row in worst_first(rows)]}
 
 
 def plot_series(rows):
-    """For bench/peers/plot.gp: lines of L and ratio below `# pass D threads causal H`."""
+    """For bench/peers/plot.gp: lines of L and ratio below
+    `# kind pass panel threads colour symbol`."""
     series = {}
     for row in rows:
         case = row.case
-        key = (case.pass_name, case.head_dim, case.threads, int(case.causal), case.heads)
-        series.setdefault(key, []).append((case.length, row.ratio))
+        if KINDS[case.kind].PLOT:
+            panel, colour, symbol = case.plot_place
+            key = (case.kind, case.pass_name, panel, case.threads, colour, symbol)
+            series.setdefault(key, []).append((case.length, row.ratio))
     blocks = []
     for key, points in sorted(series.items()):
         lines = [f"{length} {ratio:.4f}" for length, ratio in sorted(points)]

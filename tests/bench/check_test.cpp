@@ -4,14 +4,21 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "../../bench/check_backward.hpp"
+#include "../../bench/check_layer.hpp"
+#include "../../bench/check_linear.hpp"
 #include "../../bench/plain_eigen.hpp"
+#include "../../bench/plain_eigen_linear.hpp"
 
 namespace {
 
 using bench::Bias;
+using bench::LayerProblem;
+using bench::LinearPass;
+using bench::LinearProblem;
 using bench::Problem;
 using bench::Size;
 
@@ -257,6 +264,113 @@ TEST(BenchBackwardCheck, LooksAtWholeHeadsOfLargeProblems) {
     EXPECT_EQ(bench::heads_to_check<float>({.H = 12, .Lq = 4096, .Lk = 4096}), (Heads{0, 11}));
     EXPECT_EQ(bench::heads_to_check<double>({.H = 12, .Lq = 4096, .Lk = 4096}), (Heads{0, 11}));
     EXPECT_EQ(bench::heads_to_check<double>({.H = 1, .Lq = 4, .Lk = 4}), Heads{0});
+}
+
+/// Random inputs of a product of a linear layer, and what plain Eigen makes of them.
+struct Product {
+    explicit Product(const LinearProblem& problem)
+        : p(problem),
+          x(normals(p.M * p.K)),
+          weight(normals(p.N * p.K)),
+          bias(normals(p.N)),
+          dy(normals(p.M * p.N)),
+          result(static_cast<std::size_t>(p.result_count())) {
+        bench::PlainEigenLinear<float>(p, tensors()).run();
+    }
+
+    std::vector<float> normals(Size count) {
+        return random.normals<float>(static_cast<std::size_t>(count));
+    }
+    bench::LinearTensors<float> tensors() {
+        return {x.data(), weight.data(), bias.data(), dy.data(), result.data()};
+    }
+    bool is_right() { return bench::check_linear(p, tensors()).ok; }
+
+    support::Random random;
+    LinearProblem p;
+    std::vector<float> x, weight, bias, dy, result;
+};
+
+constexpr LinearPass linear_passes[] = {LinearPass::forward, LinearPass::dx, LinearPass::dweight};
+
+TEST(BenchLinearCheck, AcceptsPlainEigen) {
+    for (LinearPass pass : linear_passes)
+        for (Size M : {1, 4, 100}) EXPECT_TRUE(Product({pass, M, 48, 32}).is_right());
+}
+
+TEST(BenchLinearCheck, RefusesOneWrongElement) {
+    for (LinearPass pass : linear_passes) {
+        Product product({pass, 100, 48, 32});
+        product.result.back() += 1e-2f;
+        EXPECT_FALSE(product.is_right());
+    }
+}
+
+TEST(BenchLinearCheck, RefusesTheResultOfOtherInputs) {
+    for (LinearPass pass : linear_passes) {
+        Product product({pass, 100, 48, 32});
+        for (auto* input : {&product.x, &product.weight, &product.bias, &product.dy})
+            std::ranges::reverse(*input);
+        EXPECT_FALSE(product.is_right());
+    }
+}
+
+TEST(BenchLinearCheck, RefusesAForgottenBias) {
+    Product product({LinearPass::forward, 100, 48, 32});
+    std::ranges::fill(product.bias, 0.0f);
+    EXPECT_FALSE(product.is_right());
+}
+
+TEST(BenchLinearProblem, CountsOperationsAndMemory) {
+    const LinearProblem forward{LinearPass::forward, 2, 3, 5},
+        dweight{LinearPass::dweight, 2, 3, 5};
+    EXPECT_EQ(forward.flops(), 2 * 2 * 3 * 5);
+    EXPECT_EQ(dweight.flops(), forward.flops());
+    EXPECT_EQ(forward.weight_bytes<float>(), 4 * 3 * 5);
+    EXPECT_EQ(dweight.weight_bytes<float>(), 2 * 4 * 3 * 5);
+}
+
+/// A layer of multi-head attention on random numbers.
+struct LayerOfOracle {
+    LayerOfOracle() {
+        tensors = {x.data(),          in_weight.data(), in_bias.data(),
+                   out_weight.data(), out_bias.data(),  out.data()};
+        out = bench::oracle_layer<float>(p, tensors);
+        tensors.out = out.data();
+    }
+
+    std::vector<float> normals(Size count) {
+        return random.normals<float>(static_cast<std::size_t>(count));
+    }
+
+    support::Random random;
+    LayerProblem p{.L = 5, .E = 12, .H = 3};
+    std::vector<float> x = normals(p.L * p.E), in_weight = normals(3 * p.E * p.E),
+                       in_bias = normals(3 * p.E), out_weight = normals(p.E * p.E),
+                       out_bias = normals(p.E), out;
+    bench::LayerTensors<float> tensors{};
+};
+
+TEST(BenchLayerCheck, AcceptsTheFormulaInFloat) {
+    LayerOfOracle layer;
+    EXPECT_TRUE(bench::check_layer(layer.p, layer.tensors));
+}
+
+TEST(BenchLayerCheck, RefusesOtherHeads) {
+    LayerOfOracle layer;
+    layer.p.H = 4;
+    EXPECT_FALSE(bench::check_layer(layer.p, layer.tensors));
+}
+
+TEST(BenchLayerCheck, RefusesOneWrongElement) {
+    LayerOfOracle layer;
+    layer.out.back() += 1e-3f;
+    EXPECT_FALSE(bench::check_layer(layer.p, layer.tensors));
+}
+
+TEST(BenchLayerProblem, CountsProjectionsAndAttention) {
+    const LayerProblem p{.L = 5, .E = 12, .H = 3};
+    EXPECT_EQ(p.flops(), 2 * 5 * 4 * 12 * 12 + 4 * 5 * 5 * 12);
 }
 
 }  // namespace

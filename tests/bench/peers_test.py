@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Tests of bench/peers: agreement, timing by a clock made by hand, statistics, tables.
+"""Tests of bench/peers: cases, agreement, timing by a clock made by hand, statistics, tables.
 
 Standard library only: python3 tests/bench/peers_test.py
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
+import statistics
+import struct
 import sys
 import unittest
 from pathlib import Path
@@ -14,15 +18,24 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench/peers"))
 import contest  # noqa: E402
+import options  # noqa: E402
+import pictures  # noqa: E402
 import report  # noqa: E402
+from kinds import attention as attention_kind  # noqa: E402
+from kinds import KINDS, encoder, layer, training_step  # noqa: E402
+from kinds.attention import AttentionCase  # noqa: E402
+from kinds.encoder import EncoderCase  # noqa: E402
+from kinds.layer import LayerCase  # noqa: E402
+from kinds.training_step import TrainingStepCase  # noqa: E402
 
-CASE = contest.Case(length=3, heads=2, head_dim=5, causal=True, threads=1)
-TRAINING = dataclasses.replace(CASE, training=True)
+CASE = AttentionCase(length=3, heads=2, head_dim=5, causal=True, threads=1)
+TRAINING = dataclasses.replace(CASE, pass_name="training")
+LAYER = LayerCase(embed_dim=6, heads=2, length=4, batch=2, threads=1)
 
 
-def row(heed, case=CASE, **peers):
+def row(heed, case=CASE, **others):
     """A row with these seconds of each round."""
-    rounds = {"heed": heed, **peers}
+    rounds = {"heed": heed, **others}
     return contest.Row(case, rounds, [1e9] * len(heed))
 
 
@@ -71,26 +84,129 @@ def waves(*shifts):
             for shift in shifts)
 
 
-class Cases(unittest.TestCase):
+def largest_difference(actual, expected):
+    """NaN if there is one, and infinite when the sequences differ in length."""
+    if len(actual) != len(expected):
+        return math.inf
+    differences = [abs(a - b) for a, b in zip(actual, expected)]
+    return math.nan if any(map(math.isnan, differences)) else max(differences)
+
+
+class AttentionCases(unittest.TestCase):
     def test_only_visible_pairs_count(self):
         self.assertEqual(CASE.visible_pairs, 1 + 2 + 3)
         self.assertEqual(CASE.flops, 4 * 2 * 5 * 6)
-        full = contest.Case(3, 2, 5, False, 1)
+        full = AttentionCase(3, 2, 5, False, 1)
         self.assertEqual(full.flops, 4 * 2 * 5 * 9)
         self.assertEqual(full.score_bytes, 4 * 2 * 9)
 
     def test_the_way_back_counts_two_and_a_half_times_the_way_there(self):
         self.assertEqual(TRAINING.flops, CASE.flops + 10 * 2 * 5 * 6)
-        self.assertEqual((CASE.pass_name, TRAINING.pass_name), ("forward", "training"))
         self.assertNotEqual(str(CASE), str(TRAINING))
 
     def test_the_grid_has_every_combination_once_and_the_cheapest_first(self):
-        cases = contest.grid([64, 32, 64], [1, 12], [64, 128], [False, True], [1, 2],
-                             [False, True])
+        axes = {"lengths": [64, 32, 64], "heads": [1, 12], "head_dims": [64, 128],
+                "causal": [False, True], "threads": [1, 2]}
+        cases = attention_kind.cases(axes, ["forward", "training"])
         self.assertEqual(len(cases), 2 * 2 * 2 * 2 * 2 * 2)
         self.assertEqual(len(set(cases)), len(cases))
         self.assertEqual([case.flops for case in cases], sorted(case.flops for case in cases))
-        self.assertEqual(cases[0], contest.Case(32, 1, 64, True, 1))
+        self.assertEqual(cases[0], AttentionCase(32, 1, 64, True, 1))
+
+
+class LayerCases(unittest.TestCase):
+    def test_projections_and_attention_count(self):
+        tokens, pairs = 2 * 4, 2 * 4 * 4
+        self.assertEqual(LAYER.flops, 2 * tokens * 4 * 6 * 6 + 4 * pairs * 6)
+        training = dataclasses.replace(LAYER, pass_name="training")
+        self.assertEqual(training.flops, 3 * 2 * tokens * 4 * 6 * 6 + 3.5 * 4 * pairs * 6)
+        self.assertEqual(LAYER.score_bytes, 4 * 2 * pairs)
+
+    def test_heads_that_do_not_divide_the_width_are_left_out(self):
+        cases = layer.cases(layer.GRID, layer.PASSES)
+        pairs = {(case.embed_dim, case.heads) for case in cases}
+        self.assertEqual(len(pairs), 4 * 4 - 2)
+        self.assertFalse(pairs & {(256, 12), (1024, 12)})
+        self.assertEqual(len(cases), len(pairs) * 6 * 2 * 2 * 2)
+
+
+class EncoderCases(unittest.TestCase):
+    def test_only_tokens_of_sentences_count(self):
+        def flops(*lengths):
+            return sum(6 * (2 * n * (4 * 384**2 + 2 * 384 * 1536) + 4 * 384 * n**2)
+                       for n in lengths)
+
+        self.assertEqual(EncoderCase("16", 3, 1).flops, flops(16, 16, 16))
+        self.assertEqual(EncoderCase("mixed", 32, 1).flops, flops(*encoder.mix()))
+
+    def test_batches_are_cut_from_all_sentences(self):
+        self.assertEqual(EncoderCase("16", 3, 1).batches, [(16, 16, 16)])
+        mixed, in_order = (EncoderCase(texts, 32, 1) for texts in ("mixed", "sorted"))
+        self.assertEqual(list(map(len, mixed.batches)), [32, 32])
+        self.assertNotEqual(mixed.lengths, in_order.lengths)
+        self.assertEqual(sorted(mixed.lengths), list(in_order.lengths))
+        self.assertEqual(in_order.batches[0][-1], sorted(mixed.lengths)[31])
+
+    def test_the_mix_is_what_the_report_says(self):
+        lengths = sorted(encoder.mix())
+        self.assertEqual(len(lengths), encoder.SENTENCES)
+        self.assertTrue(4 <= lengths[0] < lengths[-1] <= 128)
+        self.assertAlmostEqual(lengths[len(lengths) // 2], 20, delta=4)
+
+    def test_sentences_one_by_one_need_no_order(self):
+        cases = encoder.cases(encoder.GRID, ["forward"])
+        self.assertEqual(len(cases), 2 * (5 + 4))
+        self.assertNotIn(("sorted", 1), {(case.texts, case.batch) for case in cases})
+
+
+class TrainingStepCases(unittest.TestCase):
+    def test_products_count(self):
+        letters, pairs = 16 * 64, 16 * 64 * 65 // 2
+        layers = 3 * letters * 2 * (4 * 128 * 128 + 2 * 128 * 512)
+        head = letters * 2 * 128 * 63
+        self.assertEqual(TrainingStepCase(1).flops,
+                         3 * (layers + head) + 3.5 * 3 * 4 * pairs * 128)
+
+    def test_there_is_no_step_without_the_way_back(self):
+        self.assertEqual([str(case) for case in training_step.cases({"threads": [2, 1]},
+                                                                    training_step.PASSES)],
+                         ["training-step training threads=1", "training-step training threads=2"])
+
+
+class Options(unittest.TestCase):
+    def cases(self, *arguments):
+        return options.parsed(["--library", __file__, *arguments]).cases
+
+    def refused(self, *arguments):
+        with contextlib.redirect_stderr(io.StringIO()) as text, self.assertRaises(SystemExit):
+            self.cases(*arguments)
+        return text.getvalue()
+
+    def test_attention_is_compared_unless_another_kind_is_named(self):
+        self.assertEqual(self.cases(), attention_kind.cases(attention_kind.GRID,
+                                                            attention_kind.PASSES))
+
+    def test_all_kinds_run_in_one_order_of_cost(self):
+        cases = self.cases("--what", "all", "--quick")
+        self.assertEqual({case.kind for case in cases}, set(KINDS))
+        self.assertEqual([case.flops for case in cases], sorted(case.flops for case in cases))
+
+    def test_a_part_of_the_grid(self):
+        cases = self.cases("--what", "layer,encoder", "--embed-dims", "256", "--heads", "4,12",
+                           "--lengths", "16", "--batches", "1", "--texts", "16,mixed",
+                           "--threads", "2", "--pass", "forward")
+        self.assertEqual(set(cases), {LayerCase(256, 4, 16, 1, 2), EncoderCase("16", 1, 2),
+                                      EncoderCase("mixed", 1, 2)})
+
+    def test_what_cannot_be_meant_is_refused(self):
+        self.assertIn("--head-dims says nothing about layer",
+                      self.refused("--what", "layer", "--head-dims", "64"))
+        self.assertIn("nothing to measure",
+                      self.refused("--what", "layer", "--embed-dims", "256", "--heads", "12"))
+        self.assertIn("nothing to measure",
+                      self.refused("--what", "encoder", "--pass", "training"))
+        self.assertIn("not layers", self.refused("--what", "layers"))
+        self.assertIn("not 513", self.refused("--what", "encoder", "--texts", "16,513"))
 
 
 class Agreement(unittest.TestCase):
@@ -102,10 +218,10 @@ class Agreement(unittest.TestCase):
                       "keys shifted": attention(q, k[1:] + k[:1], v),
                       "a row missing": self.right[:-5],
                       "NaN": [*self.right[:-1], math.nan]}
-        self.allowed = contest.tolerance(CASE, 5.0, 1.0)
+        self.allowed = attention_kind.tolerance(CASE, 5.0, 1.0)
 
     def require(self, output):
-        difference = contest.largest_difference(output, self.right)
+        difference = largest_difference(output, self.right)
         contest.require_agreement(CASE, "out", {"heed": 0.0, "other": difference}, self.allowed)
 
     def test_rounding_is_allowed(self):
@@ -117,12 +233,8 @@ class Agreement(unittest.TestCase):
             with self.subTest(what), self.assertRaisesRegex(contest.Disagreement, "out .*other by"):
                 self.require(output)
 
-    def test_nan_is_seen_wherever_it_stands(self):
-        for actual in ([math.nan, 0.0], [0.0, math.nan]):
-            self.assertTrue(math.isnan(contest.largest_difference(actual, [0.0, 5.0])))
-
     def test_the_tolerance_is_far_below_a_value_and_grows_slowly(self):
-        short, long = (contest.tolerance(contest.Case(length, 1, 64, False, 1), 6.0, 5.0)
+        short, long = (attention_kind.tolerance(AttentionCase(length, 1, 64, False, 1), 6.0, 5.0)
                        for length in (32, 8192))
         self.assertLess(long, 1e-4)
         self.assertLess(short, long)
@@ -133,12 +245,12 @@ class GradientAgreement(unittest.TestCase):
     def setUp(self):
         self.inputs = list(waves(0, 1, 2, 3))
         self.right, largest_score = gradients(*self.inputs)
-        self.allowed = {what: contest.gradient_tolerance(TRAINING, largest_score,
+        self.allowed = {what: attention_kind.gradient_tolerance(TRAINING, largest_score,
                                                          max(map(abs, values)))
                         for what, values in self.right.items()}
 
     def difference(self, wrong, what):
-        return contest.largest_difference(wrong[what], self.right[what])
+        return largest_difference(wrong[what], self.right[what])
 
     def test_the_formula_has_the_slopes_of_the_output(self):
         def loss():
@@ -174,8 +286,99 @@ class GradientAgreement(unittest.TestCase):
             self.assertGreater(self.difference(no_delta, what), 1e3 * self.allowed[what])
 
     def test_the_tolerance_is_far_below_a_gradient(self):
-        long = contest.Case(8192, 1, 128, True, 1, True)
-        self.assertLess(contest.gradient_tolerance(long, 6.0, 1.0), 1e-4)
+        long = AttentionCase(8192, 1, 128, True, 1, "training")
+        self.assertLess(attention_kind.gradient_tolerance(long, 6.0, 1.0), 1e-4)
+
+
+class Layer:
+    """A layer of multi-head attention by the formula, on lists; `rounded` says how."""
+
+    def __init__(self, rounded=float, *, causal=False, scale=None, bias=True, heads=LAYER.heads):
+        self.rounded, self.causal, self.bias, self.heads = rounded, causal, bias, heads
+        self.scale = scale or 1 / math.sqrt(LAYER.embed_dim // heads)
+        self.squared_scores = []
+
+    def dot(self, a, b):
+        total = 0.0
+        for x, y in zip(a, b):
+            total = self.rounded(total + self.rounded(x * y))
+        return total
+
+    def linear(self, x, number):
+        """The projection of that number: weights and biases are waves."""
+        width = LAYER.embed_dim
+        return [[self.rounded(self.dot(row, [self.rounded(math.sin(5 * o + 2 * i + number) / 2)
+                                             for i in range(width)]) +
+                              self.bias * self.rounded(math.cos(o + number)))
+                 for o in range(width)] for row in x]
+
+    def attend(self, q, k, v):
+        """One head."""
+        out = []
+        for i, query in enumerate(q):
+            seen = range(i + 1) if self.causal else range(len(k))
+            scores = [self.rounded(self.scale * self.dot(query, k[j])) for j in seen]
+            self.squared_scores += [score**2 for score in scores]
+            weights = [self.rounded(math.exp(score)) for score in scores]
+            total = self.dot(weights, [1.0] * len(weights))
+            out.append([self.rounded(self.dot(weights, [v[j][c] for j in seen]) / total)
+                        for c in range(len(v[0]))])
+        return out
+
+    def __call__(self, x):
+        """The output of one batch element, as a flat list."""
+        q, k, v = (self.linear(x, number) for number in range(3))
+        width = LAYER.embed_dim // self.heads
+        heads = [self.attend(*([row[begin:begin + width] for row in part] for part in (q, k, v)))
+                 for begin in range(0, LAYER.embed_dim, width)]
+        return sum(self.linear([sum(rows, []) for rows in zip(*heads)], 3), [])
+
+
+def as_float(value):
+    """Rounded to 24 bits."""
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+class LayerAgreement(unittest.TestCase):
+    def setUp(self):
+        self.x = [[as_float(math.sin(7 * i + 3 * c)) for c in range(LAYER.embed_dim)]
+                  for i in range(LAYER.length)]
+        formula = Layer()
+        self.right = formula(self.x)
+        self.largest = max(map(abs, self.right))
+        self.typical_score = statistics.mean(formula.squared_scores)**0.5
+        self.allowed = layer.tolerance(LAYER, self.typical_score, self.largest)
+
+    def difference(self, **wrong):
+        return largest_difference(Layer(**wrong)(self.x), self.right)
+
+    def test_float_is_allowed(self):
+        self.assertLess(self.difference(rounded=as_float), self.allowed)
+        self.assertGreater(self.difference(rounded=as_float), self.allowed / 100)
+
+    def test_wrong_layers_are_far_outside(self):
+        for wrong in ({"causal": True}, {"scale": 1.0}, {"bias": False}, {"heads": 3}):
+            with self.subTest(wrong):
+                self.assertGreater(self.difference(**wrong), 1e3 * self.allowed)
+
+    def test_the_tolerance_is_far_below_a_value_and_grows_slowly(self):
+        for pass_name in layer.PASSES:
+            small, large = (LayerCase(width, 4, length, 1, 1, pass_name)
+                            for width, length in ((256, 16), (1024, 2048)))
+            small, large = (layer.tolerance(case, 1.0, 1.0) for case in (small, large))
+            self.assertLess(large, 1e-4)
+            self.assertLess(small, large)
+            self.assertLess(large, 10 * small)
+
+
+class OtherTolerances(unittest.TestCase):
+    def test_an_embedding_may_differ_in_its_fifth_digit_at_most(self):
+        self.assertLess(encoder.tolerance(EncoderCase("128", 32, 1), 2.0, 0.2), 5e-5)
+
+    def test_a_loss_may_differ_by_less_than_a_step_changes_it(self):
+        case = TrainingStepCase(1)
+        drift = training_step.drift_tolerance(case, 0.3, 2e-5, 10.0)
+        self.assertLess(training_step.loss_tolerance(case, 0.3, 5.0) + 10 * drift, 2e-5)
 
 
 class FakeTime:
@@ -263,19 +466,31 @@ class Statistics(unittest.TestCase):
         self.assertEqual([r.ratio for r in contest.worst_first(rows)], [1.5, 1.0, 0.5])
 
 
+def cells_of(table):
+    """Its lines, as dictionaries by header."""
+    header, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]]
+                         for line in table.splitlines())
+    return [dict(zip(header, line)) for line in lines]
+
+
 class Report(unittest.TestCase):
     def setUp(self):
         self.rows = [row([1.0] * 7, PyTorch=[2.0] * 7, other=[4.0] * 7),
                      row([3.0] * 3, PyTorch=[2.0] * 3)]
 
     def test_the_table_begins_with_the_worst_row_and_shows_who_is_missing(self):
-        header, _, worst, best = report.table(self.rows).splitlines()
-        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, worst, best)]
-        worst, best = (dict(zip(cells[0], line)) for line in cells[1:])
-        self.assertEqual(worst["heed / fastest"], "1.500")
+        worst, best = cells_of(report.table(self.rows))
+        self.assertEqual(next(iter(worst)), "heed / fastest")
+        self.assertEqual((worst["heed / fastest"], worst["fastest"]), ("1.500", "PyTorch"))
         self.assertEqual((worst["x PyTorch"], worst["x other"]), ("0.67", "-"))
         self.assertEqual((worst["rounds"], best["rounds"]), ("3", "7"))
         self.assertEqual((best["x PyTorch"], best["x other"]), ("2.00", "4.00"))
+
+    def test_shares_of_the_peak_are_those_of_heed_and_of_the_fastest(self):
+        seconds = CASE.flops / 1e9
+        shares = row([seconds / 0.8], PyTorch=[seconds / 0.5], other=[seconds / 0.6])
+        cells, = cells_of(report.table([shares]))
+        self.assertEqual((cells["heed % of peak"], cells["fastest % of peak"]), ("80.0", "60.0"))
 
     def test_the_summary_hides_no_loss(self):
         text = report.markdown(self.rows, {"machine": "fake"}, ["a row: no time"])
@@ -290,25 +505,45 @@ class Report(unittest.TestCase):
         self.assertIn("forward: heed is the fastest in 1 of 2 rows; heed's time over the fastest "
                       "peer's: worst 1.500", text)
         self.assertIn("training: heed is the fastest in 0 of 1 rows", text)
-        header, _, worst, *_ = report.table([*self.rows, slower]).splitlines()
-        worst = dict(zip(*([cell.strip() for cell in line.split("|")[1:-1]]
-                           for line in (header, worst))))
+        worst, *_ = cells_of(report.table([*self.rows, slower]))
         self.assertEqual((worst["pass"], worst["heed / fastest"], worst["x other"]),
                          ("training", "3.000", "-"))
+
+    def test_each_kind_has_its_own_table_and_notes(self):
+        text = report.markdown([*self.rows, row([1.0], LAYER, other=[4.0])], {}, [])
+        before, of_layer = text.split("## layer\n")
+        self.assertIn("## attention\n", before)
+        self.assertIn("numbers of heads that do not divide E are left out", of_layer)
+        cells, = cells_of(of_layer[of_layer.index("| heed"):].strip())
+        self.assertEqual([cells[name] for name in ("E", "H", "L", "B", "threads", "x other")],
+                         ["6", "2", "4", "2", "1", "4.00"])
+        self.assertNotIn("x PyTorch", cells)
+        self.assertNotIn("## encoder", text)
 
     def test_json_has_every_measurement(self):
         data = json.loads(json.dumps(report.as_json(self.rows, {}, [])))
         self.assertEqual(data["rows"][0]["seconds"], {"heed": [3.0] * 3, "PyTorch": [2.0] * 3})
         self.assertEqual(data["rows"][1]["fastest_peer"], "PyTorch")
+        self.assertEqual((data["rows"][0]["kind"], data["rows"][0]["length"]), ("attention", 3))
 
     def test_the_plot_has_a_block_for_each_line(self):
-        longer = contest.Row(contest.Case(9, 2, 5, True, 1), self.rows[1].seconds, [1.0])
-        full = contest.Row(contest.Case(3, 2, 5, False, 1), self.rows[1].seconds, [1.0])
+        longer = contest.Row(AttentionCase(9, 2, 5, True, 1), self.rows[1].seconds, [1.0])
+        full = contest.Row(AttentionCase(3, 2, 5, False, 1), self.rows[1].seconds, [1.0])
         training = row([1.0], TRAINING, PyTorch=[4.0])
-        self.assertEqual(report.plot_series([longer, full, self.rows[0], training]),
-                         "# forward 5 1 0 2\n3 1.5000\n\n\n"
-                         "# forward 5 1 1 2\n3 0.5000\n9 1.5000\n\n\n"
-                         "# training 5 1 1 2\n3 0.2500\n")
+        of_layer = row([1.0], LAYER, PyTorch=[2.0])
+        no_lines = row([1.0], TrainingStepCase(1), PyTorch=[2.0])
+        self.assertEqual(report.plot_series([longer, full, self.rows[0], training, of_layer,
+                                             no_lines]),
+                         "# attention forward 5 1 0 2\n3 1.5000\n\n\n"
+                         "# attention forward 5 1 1 2\n3 0.5000\n9 1.5000\n\n\n"
+                         "# attention training 5 1 1 2\n3 0.2500\n\n\n"
+                         "# layer forward 6 1 1 2\n4 0.5000\n")
+
+    def test_each_picture_has_a_name_of_its_own(self):
+        self.assertEqual([pictures.picture_name(kind, name) for kind in ("attention", "layer")
+                          for name in ("forward", "training")],
+                         ["peers.png", "peers_training.png", "peers_layer.png",
+                          "peers_layer_training.png"])
 
     def test_seconds(self):
         self.assertEqual([report.seconds_text(s) for s in (1.5e-6, 0.0123, 2.5)],
