@@ -189,24 +189,55 @@ TEST(Documents, AgreeWithTheOracleBesideAllThatIsRelativeToThem) {
 }
 
 // Each document computed by itself has the same queries, keys and corner.
+// Bit for bit, wherever a document lies: tiles of queries and keys begin with it.
 TEST(Documents, EqualEachDocumentByItself) {
-    for_random_cases(100, [](support::Random& random, const AttentionShape& s) {
-        const Inputs<double> in(random, s);
+    for_random_cases(100, [](support::Random& random, AttentionShape s) {
+        if (random.chance(0.3)) s.q_len = random.integer(0, 500), s.kv_len = random.integer(0, 900);
+        const Inputs<float> in(random, s);
         const RandomDocuments d(random, s.q_len, s.kv_len);
         for (const auto& causal : {Causal::top_left(), Causal::bottom_right(), Causal::offset(2)}) {
-            const auto packed = everything(in.q, in.k, in.v, Documents(d.queries, d.keys) & causal);
+            const auto packed = heed::scaled_dot_product_attention(
+                in.q, in.k, in.v, Documents(d.queries, d.keys) & causal);
             for (std::size_t n = 0; n + 1 < d.queries.size(); ++n) {
                 const auto cut = [n](const auto& x, const Bounds& bounds) {
                     return heed::read(x).slice(2, bounds[n], bounds[n + 1] - bounds[n]);
                 };
                 const auto alone = heed::scaled_dot_product_attention(
                     cut(in.q, d.queries), cut(in.k, d.keys), cut(in.v, d.keys), causal);
-                const auto verdict = support::compare_within(
-                    attend::elements(cut(packed.lean_out, d.queries)), attend::elements(alone),
-                    support::rounding_floor<double>(64));
-                EXPECT_TRUE(verdict) << verdict.message;
+                EXPECT_SAME(cut(packed, d.queries), alone);
             }
         }
+    });
+}
+
+// What padding is for: a batch of sequences of unequal lengths, with the padding masked, has the
+// bits of the same sequences one behind the other.
+TEST(Documents, EqualAPaddedBatchOnItsLivePositions) {
+    for_random_cases(60, [](support::Random& random, AttentionShape s) {
+        s.batch = random.integer(1, 4);
+        s.kv_len = s.q_len = random.integer(1, 400);
+        const Inputs<float> in(random, s);
+        Bounds lengths, cu{0};
+        for (Index b = 0; b < s.batch; ++b) {
+            lengths.push_back(random.integer(0, s.q_len));
+            cu.push_back(cu.back() + lengths.back());
+        }
+        const auto padded =
+            heed::scaled_dot_product_attention(in.q, in.k, in.v, heed::KeyLengths{lengths});
+        const auto live = [&](const Tensor<float, 4>& x, Index b) {
+            return heed::read(x).select(0, b).slice(1, 0, lengths[static_cast<std::size_t>(b)]);
+        };
+        const auto packed = [&](const Tensor<float, 4>& x) {
+            Tensor<float, 4> all({Index{1}, x.shape()[1], cu.back(), x.shape()[3]});
+            for (Index b = 0; b < s.batch; ++b) {
+                const auto i = static_cast<std::size_t>(b);
+                copy(live(x, b), all.view().select(0, 0).slice(1, cu[i], lengths[i]));
+            }
+            return all;
+        };
+        const auto found = heed::scaled_dot_product_attention(packed(in.q), packed(in.k),
+                                                              packed(in.v), Documents{cu});
+        EXPECT_SAME(found, packed(padded));
     });
 }
 

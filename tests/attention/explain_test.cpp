@@ -281,14 +281,11 @@ TEST(Explain, CountsWhatTheKernelsAreAskedFor) {
             const auto kernels = CountedKernels::table();
             std::vector<float> memory(heed::detail::FusedScratch<float>::element_count(s).bytes());
             const heed::detail::FusedScratch<float> scratch(s, memory.data());
-            const heed::detail::LaneTiling tiling(s.q_len, kernels.lanes);
+            const heed::detail::QueryTiling tiling(s.q_len, plan.rules.documents(), kernels.lanes);
             const heed::detail::GroupAttention<decltype(plan), float> groups(plan, kernels, tiling);
-            const Index group = random.integer(1, 2);
-            for (Index b = 0; b < s.batch; ++b)
-                for (Index h = 0; h < s.heads; ++h)
-                    for (Index t = 0; t < tiling.count(); t += group)
-                        groups.attend({b, h, t, std::min(t + group, tiling.count())}, nullptr,
-                                      scratch);
+            const heed::detail::Schedule items(plan, tiling, kernels.lanes,
+                                               static_cast<int>(random.integer(1, 2)));
+            for (Index i = 0; i < items.count(); ++i) groups.attend(items[i], nullptr, scratch);
             const AttentionExplanation e = explain(in.q, in.k, in.v, mask);
             EXPECT_EQ(e.computed_pairs, CountedKernels::pairs);
             EXPECT_EQ(e.computed_pairs, CountedKernels::product_of_values);

@@ -166,6 +166,16 @@ struct BoundRules {
         return keys;
     }
 
+    /// The documents that queries and keys belong to; none where no rule tells.
+    [[nodiscard]] DocumentBounds documents() const {
+        DocumentBounds found;
+        for_each([&](const auto& rule) {
+            if constexpr (requires { rule.documents; })
+                if (!found.exist()) found = rule.documents;
+        });
+        return found;
+    }
+
     /// Whether a query may see a key, as far as the rules that are no intervals tell.
     [[nodiscard]] bool visible([[maybe_unused]] const ScoreIndex& at) const {
         return all_of([&](const auto& rule) {

@@ -95,10 +95,9 @@ class TileCensus {
         const Index key_tiles = (shape_.kv_len + key_tile - 1) / key_tile;
         for (Index b = 0; b < shape_.batch; ++b)
             for (Index h = 0; h < shape_.heads; ++h)
-                for (Index t = 0; t < tiling_.count(); ++t) {
-                    count_query_tile({b, h, tiling_.begin(t), 0}, tiling_.width(t));
-                    result.tiles.all += key_tiles;
-                }
+                for (Index sequence = 0; sequence < tiling_.sequences(); ++sequence)
+                    count_sequence(b, h, sequence);
+        result.tiles.all = shape_.batch * shape_.heads * tiling_.all_tiles() * key_tiles;
         result.tiles.full = full_;
         result.tiles.partial = partial_;
         result.tiles.empty = result.tiles.all - full_ - partial_;
@@ -107,12 +106,19 @@ class TileCensus {
     }
 
   private:
-    void count_query_tile(const ScoreIndex& at, int width) {
+    void count_sequence(Index b, Index h, Index sequence) {
+        const LaneTiling tiles = tiling_.tiles_of(sequence);
+        for (Index t = 0; t < tiles.count(); ++t)
+            count_query_tile({b, h, tiling_.queries(sequence).begin + tiles.begin(t), 0},
+                             tiles.width(t), sequence);
+    }
+
+    void count_query_tile(const ScoreIndex& at, int width, Index sequence) {
         const Index lanes = width * kernels_.lanes;
-        const Index queries = std::min(lanes, shape_.q_len - at.q);
+        const Index queries = std::min(lanes, tiling_.queries(sequence).end - at.q);
         std::array<KeyRange, FusedScratch<C>::row> room;
         const TileRanges ranges(rules_, at, queries, shape_.kv_len, room.data());
-        for_each_key_tile(ranges.some(), [&](const KeyRange& range) {
+        for_each_key_tile(ranges.some(), tiling_.first_key(sequence), [&](const KeyRange& range) {
             const Index first = range.begin, keys = range.end - range.begin;
             const ScoreTile<C> tile{
                 kernels_, {at.b, at.h, at.q, first}, queries, keys, nullptr, lanes, nullptr};
@@ -142,7 +148,7 @@ class TileCensus {
     const AttentionShape& shape_;
     const Rules& rules_;
     const TileKernels<C>& kernels_ = tile_kernels<C>();
-    LaneTiling tiling_{shape_.q_len, kernels_.lanes};
+    QueryTiling tiling_{shape_.q_len, rules_.documents(), kernels_.lanes};
     Index full_ = 0, partial_ = 0, visible_ = 0, computed_ = 0;
 };
 
@@ -178,6 +184,14 @@ inline void explain_textbook(AttentionExplanation& e) {
              static_cast<double>(s.value_dim) * static_cast<double>(e.visible_pairs));
 }
 
+/// In registers; 0 without queries.
+[[nodiscard]] inline int widest_tile(const QueryTiling& tiling) {
+    int widest = 0;
+    for (Index s = 0; s < tiling.sequences(); ++s)
+        if (tiling.tiles_of(s).count() > 0) widest = std::max(widest, tiling.tiles_of(s).width(0));
+    return widest;
+}
+
 /// The explanation of a checked call whose inputs are read as told.
 template <class T, class Plan>
 [[nodiscard]] AttentionExplanation explain_plan(const Plan& plan, RowAccess q, RowAccess k,
@@ -186,7 +200,7 @@ template <class T, class Plan>
     const AttentionShape& s = plan.shape;
     const Execution<T> execution(s, plan.options);
     const TileKernels<C>& kernels = tile_kernels<C>();
-    const LaneTiling tiling(s.q_len, kernels.lanes);
+    const QueryTiling tiling(s.q_len, plan.rules.documents(), kernels.lanes);
     const int concurrency = execution.executor.concurrency();
     const Schedule schedule(plan, tiling, kernels.lanes, concurrency);
     AttentionExplanation e{
@@ -196,7 +210,7 @@ template <class T, class Plan>
         .isa = kernels.isa,
         .compute_type = std::same_as<C, float> ? "float" : "double",
         .lanes = kernels.lanes,
-        .query_tile = tiling.count() == 0 ? 0 : tiling.width(0) * kernels.lanes,
+        .query_tile = widest_tile(tiling) * kernels.lanes,
         .group_tiles = schedule.tiles_per_item(),
         .key_tile = key_tile,
         .workers = static_cast<int>(

@@ -22,26 +22,30 @@ inline constexpr Index near_cache_bytes = Index{256} << 10;
 /// How many query tiles pass over the keys together: one where the keys are near and read in place,
 /// else as many as the scratch holds, unless workers would be left without a group.
 template <class Plan>
-[[nodiscard]] Index tiles_of_group(const Plan& plan, const LaneTiling& tiling, int lanes,
+[[nodiscard]] Index tiles_of_group(const Plan& plan, const QueryTiling& tiling, int lanes,
                                    int workers) {
     using C = decltype(plan.scale);
     const AttentionShape& s = plan.shape;
     const bool in_place = TileRows<C>::is_in_place(plan.k) && TileRows<C>::is_in_place(plan.v);
     const double bytes =
-        static_cast<double>(s.kv_len) * static_cast<double>(s.head_dim + s.value_dim) * sizeof(C);
+        static_cast<double>(tiling.most_keys(s.kv_len)) *
+        static_cast<double>(s.head_dim + s.value_dim) * sizeof(C);
     if (in_place && bytes <= near_cache_bytes) return 1;
     Index group = group_queries<C> / (max_tile_width * lanes);
-    const auto items = [&] { return s.batch * s.heads * tiling.groups_of(group); };
+    const auto items = [&] { return s.batch * s.heads * pieces(tiling.all_tiles(), group); };
     while (workers > 1 && group > 1 && items() < 4 * workers) group /= 2;
     return group;
 }
 
-/// What one worker does at a time: query tiles [begin, end) of one head.
+/// What one worker does at a time: query tiles [begin, end) of one sequence of one head; none of a
+/// sequence that is shorter than others.
 struct WorkItem {
     Index b;
     Index h;
+    Index sequence;
     Index begin;
     Index end;
+    [[nodiscard]] bool is_empty() const { return begin >= end; }
     [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(end - begin); }
 };
 
@@ -49,28 +53,30 @@ struct WorkItem {
 class Schedule {
   public:
     template <class Plan>
-    Schedule(const Plan& plan, const LaneTiling& tiling, int lanes, int workers)
+    Schedule(const Plan& plan, const QueryTiling& tiling, int lanes, int workers)
         : batch_(plan.shape.batch),
           heads_(plan.shape.heads),
-          tiles_(tiling.count()),
+          tiling_(tiling),
           group_(tiles_of_group(plan, tiling, lanes, workers)),
-          groups_(tiling.groups_of(group_)) {}
+          groups_(pieces(tiling.most_tiles(), group_)) {}
 
-    [[nodiscard]] Index count() const { return batch_ * heads_ * groups_; }
+    [[nodiscard]] Index count() const { return batch_ * heads_ * tiling_.sequences() * groups_; }
     /// Of an item that is not the last of its head.
-    [[nodiscard]] Index tiles_per_item() const { return std::min(group_, tiles_); }
+    [[nodiscard]] Index tiles_per_item() const { return std::min(group_, tiling_.most_tiles()); }
 
     [[nodiscard]] WorkItem operator[](Index index) const {
         // Last tiles first: under a causal mask they are the longest.
         const Index first = (groups_ - 1 - index % groups_) * group_;
-        const Index head = index / groups_;
-        return {head / heads_, head % heads_, first, std::min(first + group_, tiles_)};
+        const Index of_head = index / groups_, sequence = of_head % tiling_.sequences();
+        const Index head = of_head / tiling_.sequences();
+        return {head / heads_, head % heads_, sequence, first,
+                std::min(first + group_, tiling_.tiles_of(sequence).count())};
     }
 
   private:
     Index batch_;
     Index heads_;
-    Index tiles_;
+    QueryTiling tiling_;
     Index group_;
     Index groups_;
 };
@@ -82,26 +88,29 @@ inline constexpr std::size_t max_group_tiles = 16;
 template <class Plan, class C>
 class GroupAttention {
   public:
-    GroupAttention(const Plan& plan, const TileKernels<C>& kernels, const LaneTiling& tiling)
+    GroupAttention(const Plan& plan, const TileKernels<C>& kernels, const QueryTiling& tiling)
         : plan_(plan), kernels_(kernels), tiling_(tiling) {}
 
     /// The tiles of an item pass over the keys together. `next` is what this worker likely does
     /// next, or null.
     void attend(const WorkItem& item, const WorkItem* next, const FusedScratch<C>& scratch) const {
+        if (item.is_empty()) return;
         std::array<std::optional<Tile>, max_group_tiles> memory;
         const std::span<std::optional<Tile>> tiles(memory.data(), item.size());
+        const LaneTiling tiling = tiling_.tiles_of(item.sequence);
+        const Index end = tiling_.queries(item.sequence).end;
         KeyRange some;
         Index lane = 0;
         for (Index t = item.begin; t < item.end; ++t) {
             std::optional<Tile>& tile = tiles[static_cast<std::size_t>(t - item.begin)];
-            tile.emplace(plan_, kernels_, scratch, scratch.tile(lane),
-                         ScoreIndex{item.b, item.h, tiling_.begin(t), 0}, tiling_.width(t));
+            tile.emplace(plan_, kernels_, scratch, scratch.tile(lane), first_query(item, t), end,
+                         tiling.width(t));
             tile->load();
-            lane += tiling_.width(t) * kernels_.lanes;
+            lane += tiling.width(t) * kernels_.lanes;
             some = some.hull(tile->some());
         }
         const auto k = keys_of(item), v = values_of(item);
-        for_each_key_tile(some, [&](const KeyRange& range) {
+        for_each_key_tile(some, tiling_.first_key(item.sequence), [&](const KeyRange& range) {
             KeyTile<Plan, C> keys(kernels_, k, v, range, scratch);
             LinesAhead ahead = lines_after(item, range, some, next);
             for (std::optional<Tile>& tile : tiles) tile->attend(keys, ahead);
@@ -112,6 +121,11 @@ class GroupAttention {
   private:
     using Tile = QueryTile<Plan, C>;
 
+    [[nodiscard]] ScoreIndex first_query(const WorkItem& item, Index tile) const {
+        const Index begin = tiling_.queries(item.sequence).begin;
+        return {item.b, item.h, begin + tiling_.tiles_of(item.sequence).begin(tile), 0};
+    }
+
     /// What is wanted after a tile of keys: the next one, or at the end the rows of the output and
     /// the first rows of the next item.
     [[nodiscard]] LinesAhead lines_after(const WorkItem& item, const KeyRange& keys,
@@ -121,9 +135,9 @@ class GroupAttention {
             add_keys(ahead, item, keys.end);
         } else {
             ahead.add(rows_of(plan_.out, item));
-            if (next != nullptr) {
+            if (next != nullptr && !next->is_empty()) {
                 ahead.add(rows_of(plan_.q, *next));
-                const ScoreIndex first{next->b, next->h, tiling_.begin(next->begin), 0};
+                const ScoreIndex first = first_query(*next, next->begin);
                 const KeyRange seen = plan_.rules.range(first, {0, plan_.shape.kv_len});
                 if (!seen.is_empty()) add_keys(ahead, *next, seen.begin);
             }
@@ -150,14 +164,15 @@ class GroupAttention {
     template <class T>
     [[nodiscard]] TensorView<const T, 2> rows_of(TensorView<T, 4> tensor,
                                                  const WorkItem& item) const {
-        const Index begin = tiling_.begin(item.begin);
-        const Index end = std::min(tiling_.begin(item.end), plan_.shape.q_len);
+        const Index begin = first_query(item, item.begin).q;
+        const Index end =
+            std::min(first_query(item, item.end).q, tiling_.queries(item.sequence).end);
         return tensor.select(0, item.b).select(0, item.h).slice(0, begin, end - begin);
     }
 
     const Plan& plan_;
     const TileKernels<C>& kernels_;
-    const LaneTiling& tiling_;
+    const QueryTiling& tiling_;
 };
 
 /// Attention tile by tile, in pieces that different workers may take. `memory` holds
@@ -170,7 +185,7 @@ class FusedAttention {
     FusedAttention(const Plan& plan, int workers, C* memory)
         : plan_(plan),
           kernels_(tile_kernels<C>()),
-          tiling_(plan.shape.q_len, kernels_.lanes),
+          tiling_(plan.shape.q_len, plan.rules.documents(), kernels_.lanes),
           items_(plan, tiling_, kernels_.lanes, workers),
           workers_(workers),
           per_worker_(FusedScratch<C>::element_count(plan.shape).index()),
@@ -190,7 +205,7 @@ class FusedAttention {
   private:
     const Plan& plan_;
     const TileKernels<C>& kernels_;
-    LaneTiling tiling_;
+    QueryTiling tiling_;
     Schedule items_;
     int workers_;
     Index per_worker_;

@@ -48,7 +48,7 @@ class BackwardAttention {
         if (is_wanted(plan_.dq)) std::fill_n(dq, group.dq_elements(), C(0));
         rule_gradients_.clear_sums(kv_head, share.chunk);
         if (share.chunk == 0) add_sinks(kv_head, group);
-        for_each_key_tile(chunks_[share.chunk], [&](const KeyRange& range) {
+        for_each_key_tile(chunks_[share.chunk], 0, [&](const KeyRange& range) {
             KeySide<Plan, C> side(plan_, kernels_, scratch, rule_gradients_, share, kv_head, range);
             for (Index head = 0; head < heads_; ++head)
                 for (Index t = 0; t < tiling_.count(); ++t) {

@@ -40,10 +40,10 @@ struct KeyLengthRule {
 };
 
 struct DocumentRule {
-    DocumentBounds bounds;
+    DocumentBounds documents;
     [[nodiscard]] KeyRange range(const ScoreIndex& query) const {
-        const std::size_t d = bounds.document_of(query.q);
-        return {bounds.keys[d], bounds.keys[d + 1]};
+        const std::size_t d = documents.document_of(query.q);
+        return {documents.keys[d], documents.keys[d + 1]};
     }
 };
 
@@ -163,7 +163,7 @@ struct KeyLengths {
 /// Boundaries as cu_seqlens of FlashAttention: document d is [bounds[d], bounds[d + 1]); the first
 /// is 0, they ascend (a document may be empty), the last is the length. One span where queries and
 /// keys are the same sequence, two where they are not. They hold for every batch element and must
-/// outlive the call.
+/// outlive the call. A document has the bits that it has by itself, or padded with KeyLengths.
 ///
 /// Causal masks, windows, ALiBi and T5's bias joined by `&` refer to the document: bottom_right,
 /// for instance, is where the last query of each document sees its last key (flash_attn_varlen).

@@ -19,14 +19,15 @@ class QueryTile {
   public:
     using Keys = KeyTile<Plan, C>;
 
+    /// `end` is the end of the sequence of queries that the tile belongs to.
     QueryTile(const Plan& plan, const TileKernels<C>& kernels, const FusedScratch<C>& scratch,
-              const QueryTileScratch<C>& own, const ScoreIndex& first, int width)
+              const QueryTileScratch<C>& own, const ScoreIndex& first, Index end, int width)
         : plan_(plan),
           kernels_(kernels),
           s_(scratch),
           own_(own),
           at_(first),
-          queries_(std::min<Index>(width * kernels.lanes, plan.shape.q_len - first.q)),
+          queries_(std::min<Index>(width * kernels.lanes, end - first.q)),
           row_(width * kernels.lanes),
           width_(width),
           changes_scores_(plan.rules.changes_scores()),

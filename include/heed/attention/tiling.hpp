@@ -12,19 +12,68 @@
 namespace heed::inline v0::detail {
 
 /// Keys per tile: the tile of scores, the queries and the output stay in the nearest caches. Tiles
-/// begin at multiples of it on the key axis, whatever a mask shows: the steps of the online
-/// softmax, and with them the bits of the result, then depend on the visible keys alone, not on how
-/// a sequence was cut into calls.
+/// begin at multiples of it, counted from the first key of the sequence, whatever a mask shows: the
+/// steps of the online softmax, and with them the bits of the result, then depend on the visible
+/// keys alone, not on how a sequence was cut into calls.
 inline constexpr Index key_tile = 128;
 
-/// Calls visit(KeyRange) for the part of each tile that lies in some keys, ascending.
+/// Calls visit(KeyRange) for the part of each tile that lies in some keys, ascending. `origin` is
+/// where a tile begins, at or before the first of these keys.
 template <class Visit>
-void for_each_key_tile(const KeyRange& some, const Visit& visit) {
+void for_each_key_tile(const KeyRange& some, Index origin, const Visit& visit) {
     for (Index first = some.begin, next; first < some.end; first = next) {
-        next = std::min((first / key_tile + 1) * key_tile, some.end);
+        next = std::min(origin + ((first - origin) / key_tile + 1) * key_tile, some.end);
         visit(KeyRange{first, next});
     }
 }
+
+/// Queries in tiles that lie within one sequence: a document where there are documents, else all
+/// queries. Sequences packed one behind the other are then computed with the bits that each of them
+/// has alone.
+class QueryTiling {
+  public:
+    QueryTiling(Index q_len, const DocumentBounds& documents, int lanes)
+        : q_len_(q_len), documents_(documents), lanes_(lanes) {
+        for (Index s = 0; s < sequences(); ++s) {
+            most_tiles_ = std::max(most_tiles_, tiles_of(s).count());
+            all_tiles_ += tiles_of(s).count();
+        }
+    }
+
+    [[nodiscard]] Index sequences() const {
+        return documents_.exist() ? std::ssize(documents_.queries) - 1 : 1;
+    }
+    /// Of the longest sequence, and of all.
+    [[nodiscard]] Index most_tiles() const { return most_tiles_; }
+    [[nodiscard]] Index all_tiles() const { return all_tiles_; }
+    /// Its tiles, counted from its first query.
+    [[nodiscard]] LaneTiling tiles_of(Index sequence) const {
+        return {queries(sequence).end - queries(sequence).begin, lanes_};
+    }
+    [[nodiscard]] KeyRange queries(Index sequence) const {
+        if (!documents_.exist()) return {0, q_len_};
+        const auto s = static_cast<std::size_t>(sequence);
+        return {documents_.queries[s], documents_.queries[s + 1]};
+    }
+    /// Where a tile of keys begins.
+    [[nodiscard]] Index first_key(Index sequence) const {
+        return documents_.exist() ? documents_.keys[static_cast<std::size_t>(sequence)] : 0;
+    }
+    /// Of the longest sequence, where there are so many in all.
+    [[nodiscard]] Index most_keys(Index kv_len) const {
+        if (!documents_.exist()) return kv_len;
+        Index most = 0;
+        for (std::size_t s = 1; s < documents_.keys.size(); ++s)
+            most = std::max(most, documents_.keys[s] - documents_.keys[s - 1]);
+        return most;
+    }
+
+  private:
+    Index q_len_;
+    DocumentBounds documents_;
+    int lanes_;
+    Index most_tiles_ = 0, all_tiles_ = 0;
+};
 
 /// A short list without an allocation.
 template <class T, std::size_t Capacity>

@@ -125,8 +125,9 @@ class Product {
         const Part part{blocks_.begin(block), blocks_.size(block), panel.first, panel.count};
         StackScratch<C, packed_rows * most> sums, gate;
         LinesAhead ahead;
-        // Likely the next piece of this worker.
-        if (p + workers_ < packed.panels()) ahead.add(packed.bytes_of(p + workers_));
+        ahead.add(TensorView<const T, 2>(
+            y_.block(part.row, part.rows).slice(1, part.column, part.columns)));
+        add_lines_after(block, p, ahead);
         const auto multiply = [&](const PackedWeights<C>& weights, C* to) {
             std::fill_n(to, part.rows * panel.columns, C(0));
             weights.multiply(weights.panel(p), x_.first_of(part.row), x_.row_stride(), part.rows,
@@ -135,6 +136,15 @@ class Product {
         multiply(packed, sums.data);
         if (finish_.gate) multiply(*finish_.gate->packed, gate.data);
         finish(part, sums.data, gate.data, panel.columns);
+    }
+
+    /// What is likely the next piece of this worker: the same rows and another panel, or the next
+    /// rows.
+    void add_lines_after(Index block, Index p, LinesAhead& ahead) const {
+        if (p + workers_ < weights_.packed->panels())
+            ahead.add(weights_.packed->bytes_of(p + workers_));
+        else if (block + 1 < blocks_.count())
+            ahead.add(x_.block(blocks_.begin(block + 1), blocks_.size(block + 1)));
     }
 
     /// A tile of rows and some features.

@@ -46,10 +46,16 @@ class InputGradient {
         StackScratch<C, terms * most_tile_lanes<C>> panel;
         StackScratch<C, most_rows * most_tile_lanes<C>> sums;
         std::fill_n(sums.data, rows * row, C(0));
-        LinesAhead ahead;
+        const auto part = [&](Index n) {
+            const Index count = std::clamp<Index>(weight_.extent(0) - n, 0, terms);
+            return weight_.slice(0, weight_.extent(0) - n > 0 ? n : 0, count).slice(1, column,
+                                                                                    columns);
+        };
         for (Index n = 0; n < weight_.extent(0); n += terms) {
+            LinesAhead ahead;
+            ahead.add(part(n + terms));
             const Index count = std::min(terms, weight_.extent(0) - n);
-            load_panel(weight_.slice(0, n, count).slice(1, column, columns), row, panel.data);
+            load_panel(part(n), row, panel.data);
             kernels_.weighted_sums[tiling_.width(tile) - 1](dy_.first_of(first) + n,
                                                             dy_.row_stride(), rows, panel.data, row,
                                                             count, sums.data, row, ahead);
@@ -131,14 +137,25 @@ class WeightGradient {
 
     void add_tiles(const Chunk& c, Index group) const {
         if (!is_wanted(dweight_)) return;
-        LinesAhead ahead;
         const Index end = std::min(tiling_.count(), (group + 1) * group_tiles);
         for (Index tile = group * group_tiles; tile < end; ++tile) {
             const Index column = tiling_.begin(tile);
+            LinesAhead ahead;
+            if (tile + 1 < end) add_lines_of(c, tile + 1, ahead);
             kernels_.weighted_sums[tiling_.width(tile) - 1](
                 c.lanes, c.row, c.outputs, x_.first_of(c.first_row) + column, x_.row_stride(), c.rows,
                 dweight_.row(c.first_output) + column, dweight_.stride(0), ahead);
         }
+    }
+
+    /// What a tile reads.
+    void add_lines_of(const Chunk& c, Index tile, LinesAhead& ahead) const {
+        const Index column = tiling_.begin(tile);
+        const Index columns = std::min<Index>(tiling_.width(tile) * kernels_.lanes, whole_ - column);
+        ahead.add(TensorView<const C, 2>(dweight_)
+                      .slice(0, c.first_output, c.outputs)
+                      .slice(1, column, columns));
+        ahead.add(x_.block(c.first_row, c.rows).slice(1, column, columns));
     }
 
     void add_rest(const Chunk& c) const {

@@ -23,8 +23,6 @@ class LaneTiling {
           tiles_(pieces(registers_, max_tile_width)) {}
 
     [[nodiscard]] Index count() const { return tiles_; }
-    /// How many groups of so many tiles there are; the last one may have fewer.
-    [[nodiscard]] Index groups_of(Index tiles) const { return pieces(tiles_, tiles); }
     [[nodiscard]] Index begin(Index tile) const { return first_register(tile) * lanes_; }
     [[nodiscard]] int width(Index tile) const {
         return static_cast<int>(first_register(tile + 1) - first_register(tile));
