@@ -1,5 +1,6 @@
 #include "image.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -10,6 +11,10 @@
 
 #include "heed/io/colour_map.hpp"
 
+// Some versions of stb read tables that a damaged file never filled: zeros do no harm.
+#define STBI_MALLOC(size) std::calloc(1, size)
+#define STBI_REALLOC(memory, size) std::realloc(memory, size)
+#define STBI_FREE(memory) std::free(memory)
 // Where a file surprises it, stb would end the program.
 #define STBI_ASSERT(condition) \
     ((condition) ? void() : throw heed::FormatError("[read_image] the picture is damaged"))
@@ -49,30 +54,52 @@ std::string reason() {
     return text == nullptr ? "another" : "'" + std::string(text) + "'";
 }
 
-/// Looks for the mark that ends a JPEG file, segment by segment: stb paints grey what is missing
-/// of a file that was cut, and says nothing. In the data of a scan, which follow its segment, only
-/// markers without a length occur.
-bool has_end_of_jpeg(Bytes file) {
-    const auto at = [&](std::size_t i) {
-        return i < file.size() ? std::to_integer<std::size_t>(file[i]) : 0;
-    };
-    for (std::size_t i = 2; i < file.size();) {
-        if (at(i) != 0xFF || at(i + 1) == 0xFF) {
-            ++i;
-            continue;
-        }
-        const std::size_t marker = at(i + 1);
-        if (marker == 0xD9) return true;
-        const bool has_no_length = marker <= 0x01 || (marker >= 0xD0 && marker <= 0xD8);
-        i += 2 + (has_no_length ? 0 : at(i + 2) * 256 + at(i + 3));
-    }
-    return false;
-}
+/// Walks through the segments of a JPEG file before stb does, and refuses what some of its versions
+/// do not: a table of codes with more entries than there is room for, which they write beyond it;
+/// and a file that was cut, of which they paint the rest grey.
+class JpegGuard {
+  public:
+    JpegGuard(Bytes file, std::string_view origin) : file_(file), origin_(origin) {}
 
-bool is_cut_jpeg(Bytes file) {
-    return file.size() >= 2 && file[0] == std::byte{0xFF} && file[1] == std::byte{0xD8} &&
-           !has_end_of_jpeg(file);
-}
+    /// In the data of a scan, which follow its segment, only markers without a length occur.
+    void check() const {
+        constexpr std::size_t code_tables = 0xC4, end_of_image = 0xD9;
+        for (std::size_t i = 0; i < file_.size();) {
+            const std::size_t marker = at(i + 1);
+            if (at(i) != 0xFF || marker == 0xFF) {
+                ++i;
+                continue;
+            }
+            if (marker == end_of_image) return;
+            const bool has_no_length = marker <= 0x01 || (marker >= 0xD0 && marker <= 0xD8);
+            const std::size_t length = has_no_length ? 0 : at(i + 2) * 256 + at(i + 3);
+            if (marker == code_tables) check_tables(i + 4, length);
+            i += 2 + length;
+        }
+        refuse("a picture must be whole", "no end of the JPEG data", origin_);
+    }
+
+  private:
+    /// A byte of the file, or 0 behind its end.
+    [[nodiscard]] std::size_t at(std::size_t i) const {
+        return i < file_.size() ? std::to_integer<std::size_t>(file_[i]) : 0;
+    }
+
+    /// Each table has a byte of its own, the numbers of codes of 1 to 16 bits, then so many bytes.
+    void check_tables(std::size_t begin, std::size_t length) const {
+        const std::size_t end = begin + length - std::min<std::size_t>(length, 2);
+        for (std::size_t i = begin; i < end;) {
+            std::size_t codes = 0;
+            for (std::size_t bits = 1; bits <= 16; ++bits) codes += at(i + bits);
+            if (codes > 256)
+                refuse("a table of codes may have 256", std::to_string(codes), origin_);
+            i += 17 + codes;
+        }
+    }
+
+    Bytes file_;
+    std::string_view origin_;
+};
 
 std::vector<char> read_bytes(const std::filesystem::path& path, const std::string& origin) {
     std::error_code problem;
@@ -114,15 +141,16 @@ void paint_rows(Image& image, Index begin, Index end, Rgb first, Rgb last) {
 Image decode_image(Bytes file, const std::string& origin) {
     constexpr std::string_view rule = "a picture must be PNG or JPEG, of at most 2^26 pixels";
     const auto* const bytes = reinterpret_cast<const stbi_uc*>(file.data());
+    if (file.empty()) refuse(rule, "an empty file", origin);
     if (!std::in_range<int>(file.size()))
         refuse("a file must have less than 2^31 bytes", std::to_string(file.size()), origin);
+    if (file.front() == std::byte{0xFF}) JpegGuard(file, origin).check();
     const int size = static_cast<int>(file.size());
     int width = 0, height = 0, channels = 0;
     if (stbi_info_from_memory(bytes, size, &width, &height, &channels) == 0)
         refuse(rule, reason(), origin);
     if (Index{width} * height > most_pixels)
         refuse(rule, std::to_string(width) + " x " + std::to_string(height), origin);
-    if (is_cut_jpeg(file)) refuse("a picture must be whole", "no end of the JPEG data", origin);
     const std::unique_ptr<stbi_uc, decltype(&std::free)> pixels(
         stbi_load_from_memory(bytes, size, &width, &height, &channels, 3), std::free);
     if (!pixels) refuse("a picture must be whole", reason(), origin);
