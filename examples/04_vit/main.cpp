@@ -109,7 +109,7 @@ void require_memory(const Architecture& a, const Options& options) {
     if (!options.rollout) return;
     constexpr double most = 4.0 * (1 << 30);
     const Index together = std::clamp<Index>(std::ssize(options.images), 1, options.batch);
-    const double bytes = static_cast<double>(a.depth * together * sizeof(float)) *
+    const double bytes = sizeof(float) * static_cast<double>(a.depth * together) *
                          std::pow(static_cast<double>(a.tokens()), 2.0);
     if (bytes > most)
         throw std::runtime_error("The attention of " + std::to_string(a.depth) + " blocks with " +

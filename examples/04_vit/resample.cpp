@@ -59,9 +59,9 @@ Taps<T> taps_at(Index position, Index size, Index size_before) {
     const double scale = static_cast<double>(size_before) / static_cast<double>(size);
     const double stretch = std::max(scale, 1.0), inverse = 1.0 / stretch, reach = 2.0 * stretch;
     const double centre = (static_cast<double>(position) + 0.5) * scale;
-    Taps<T> taps{.first = std::max(Index{0}, static_cast<Index>(centre - reach + 0.5)),
-                 .weights = {}};
-    const Index end = std::min(size_before, static_cast<Index>(centre + reach + 0.5));
+    const auto nearest = [](double place) { return static_cast<Index>(std::floor(place + 0.5)); };
+    Taps<T> taps{.first = std::max(Index{0}, nearest(centre - reach)), .weights = {}};
+    const Index end = std::min(size_before, nearest(centre + reach));
     std::vector<double> exact;
     double sum = 0.0;
     for (Index i = taps.first; i < end; ++i) {

@@ -257,7 +257,7 @@ TEST(VitFiles, CutFilesAreRefused) {
         }
         const std::size_t needed = file.size() - (jpeg ? 0 : 12);
         for (std::size_t size = 0; size < needed; ++size) {
-            const std::vector<std::byte> part(file.begin(), file.begin() + size);
+            const auto part = file.first(size);
             ASSERT_THROW((void)decode_image(part), FormatError) << size << " of " << file.size();
         }
     }
@@ -272,7 +272,7 @@ TEST(VitFiles, TablesThatAreTooLongAreRefused) {
     filled.insert(filled.begin(), std::byte{0xFF});
     EXPECT_EQ(difference(decode_image(filled), decode_image(file)), 0);
     const std::vector<std::byte> marker{std::byte{0xFF}, std::byte{0xC4}};
-    const auto table = std::ranges::search(filled, marker).begin() + 4;
+    const auto table = std::search(filled.begin(), filled.end(), marker.begin(), marker.end()) + 4;
     table[16] = std::byte{250};  // codes of 16 bits, beside the 12 that this table has
     EXPECT_THAT(refusal(filled), AllOf(HasSubstr("may have 256"), HasSubstr("found 262")));
 }

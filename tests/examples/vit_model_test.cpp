@@ -19,6 +19,7 @@
 #include "04_vit/vision_transformer.hpp"
 #include "heed/io/safetensors.hpp"
 #include "support/golden.hpp"
+#include "support/random.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/tolerance.hpp"
 #include "tensor/errors.hpp"
@@ -378,6 +379,39 @@ TEST(VitArchitecture, WeightsOfSomethingElseAreRefused) {
         EXPECT_THAT(support::error_text<heed::FormatError>(load), HasSubstr(name));
     }
     EXPECT_THROW(VisionTransformer<float>{NamedTensors()}, heed::FormatError);
+}
+
+// Any other shape of any weight, empty ones included, is refused by one of heed's errors; but for
+// those that make another model whole.
+TEST(VitArchitecture, AnyOtherShapeIsRefused) {
+    support::Random random;
+    SCOPED_TRACE(random.describe());
+    for (const std::string name : {"registers", "layer_scale", "average"}) {
+        const GoldenCase golden(golden_file(), name);
+        const NamedTensors good = golden.parameters();
+        int refused = 0, tried = 0;
+        for (const auto& [key, tensor] : good)
+            for (int round = 0; round < 20; ++round) {
+                std::vector<Index> shape = tensor.shape();
+                if (random.integer(0, 2) == 0)
+                    shape.resize(static_cast<std::size_t>(random.integer(0, 5)), 1);
+                for (Index& extent : shape)
+                    if (random.integer(0, 1) == 0) extent = random.integer(0, 30);
+                if (shape == tensor.shape()) continue;
+                NamedTensors weights = good;
+                replace(weights, key,
+                        [&](const AnyTensor& old) { return AnyTensor(old.scalar_type(), shape); });
+                ++tried;
+                try {
+                    const VisionTransformer<float> model(weights, choices_of(golden));
+                } catch (const heed::Error&) {
+                    ++refused;
+                }
+            }
+        EXPECT_GT(tried, 300);
+        // Positions of another square fit, and other registers that leave a square.
+        EXPECT_GE(refused, tried - 8);
+    }
 }
 
 TEST(VitArchitecture, ChoicesThatCannotBeAreRefused) {
