@@ -50,7 +50,7 @@ using Bytes = std::span<const std::byte>;
 
 std::string reason() {
     const char* const text = stbi_failure_reason();
-    return text == nullptr ? "another" : "'" + std::string(text) + "'";
+    return std::string("'").append(text == nullptr ? "another" : text).append("'");
 }
 
 /// Walks through the segments of a JPEG file before stb does, and refuses what some of its versions

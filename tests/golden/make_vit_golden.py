@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the fixtures of examples/04_vit: what timm, PyTorch and Pillow answer, for heed to answer too.
+"""Make the fixtures of examples/04_vit: what timm, PyTorch and Pillow answer, for heed to answer.
 
 Run by hand, only when a case is added; the tests and the example need none of this:
 
@@ -10,6 +10,7 @@ Run by hand, only when a case is added; the tests and the example need none of t
 Writes vit.safetensors and vit_images.safetensors beside this script (README.md describes them), and
 examples/04_vit/pytorch_answers.hpp: what timm's vit_tiny_patch16_224 makes of a picture that the
 example draws, with weights that it draws, too. Both are drawn here once more, by the same rules.
+(`make format` afterwards lays that header out.)
 """
 
 import copy
@@ -373,8 +374,8 @@ struct Answer {{
     std::array<double, count> values;
     double plain_error;  ///< the largest of plain float32, in four orders of summation
 
-    /// How far float32 may be from the values: twice as far as plain sums are, because another order
-    /// of summation is another sample of the same errors.
+    /// How far float32 may be from the values: twice as far as plain sums are, because another
+    /// order of summation is another sample of the same errors.
     [[nodiscard]] constexpr double tolerance() const {{ return 2.0 * plain_error; }}
 }};
 
