@@ -281,7 +281,7 @@ def read_torch_file(data: bytes) -> Dict[str, Tuple[str, Tuple[int, ...], memory
 
 # --- Writing ----------------------------------------------------------------------------------
 
-SAFETENSORS_ITEMSIZE = {"I64": 8, "F64": 8, "F32": 4, "BOOL": 1}
+SAFETENSORS_ITEMSIZE = {"I64": 8, "F64": 8, "F32": 4, "U8": 1, "BOOL": 1}
 
 
 def safetensors_bytes(

@@ -31,7 +31,10 @@ sys.path.insert(0, str(FOLDER.parents[1] / "examples/02_atom_mapping"))
 from fetch_weights import safetensors_bytes  # noqa: E402
 
 Tensors = Dict[str, Tensor]
-DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # fmt: skip
 
 
 def cast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
@@ -68,14 +71,25 @@ class Golden:
             torch.testing.assert_close(
                 compute(parameters, inputs), cast(outputs, torch.float32), rtol=1e-4, atol=1e-4
             )
-        for group, tensors in (("param", parameters), ("in", inputs), ("out", outputs)):
+        self.keep(case, settings, inputs, outputs, parameters)
+
+    def keep(
+        self,
+        case: str,
+        settings: Dict[str, Any],
+        inputs: Tensors,
+        outputs: Tensors,
+        parameters: Optional[Tensors] = None,
+    ) -> None:
+        """A case whose outputs are known."""
+        for group, tensors in (("param", parameters or {}), ("in", inputs), ("out", outputs)):
             self.tensors.update({f"{case}/{group}/{name}": t for name, t in tensors.items()})
         given = {name: value for name, value in settings.items() if value is not None}
         self.settings.update({f"{case}.{name}": spell(value) for name, value in given.items()})
         self.cases.append(case)
 
-    def write(self) -> None:
-        metadata = {"source": f"PyTorch {torch.__version__}", "cases": " ".join(self.cases)}
+    def write(self, source: str = f"PyTorch {torch.__version__}") -> None:
+        metadata = {"source": source, "cases": " ".join(self.cases)}
         tensors = {
             name: (DTYPES[t.dtype], tuple(t.shape), t.contiguous().numpy().tobytes())
             for name, t in self.tensors.items()

@@ -110,7 +110,8 @@ void for_each_module(const F& f) {
     using Names = heed::EncoderLayerNames;
     for (const auto& [name, names] : {std::pair{"PyTorch's encoder layer", Names::pytorch()},
                                       {"BERT's encoder layer", Names::bert()},
-                                      {"ALBERT's encoder layer", Names::albert()}})
+                                      {"ALBERT's encoder layer", Names::albert()},
+                                      {"timm's block", Names::timm()}})
         twice(name, Encoder({.d_model = 6, .nhead = 2, .dim_feedforward = 5, .names = names}));
 }
 
@@ -253,6 +254,13 @@ TEST(ModuleNames, AreThoseOfTheFrameworks) {
                "attention.query.bias", "attention.query.weight", "attention.value.bias",
                "attention.value.weight", "ffn.bias", "ffn.weight", "ffn_output.bias",
                "ffn_output.weight", "full_layer_layer_norm.bias", "full_layer_layer_norm.weight"}));
+    EXPECT_EQ(of(Encoder({.d_model = 4,
+                          .nhead = 2,
+                          .dim_feedforward = 3,
+                          .names = heed::EncoderLayerNames::timm()})),
+              (Names{"attn.proj.bias", "attn.proj.weight", "attn.qkv.bias", "attn.qkv.weight",
+                     "mlp.fc1.bias", "mlp.fc1.weight", "mlp.fc2.bias", "mlp.fc2.weight",
+                     "norm1.bias", "norm1.weight", "norm2.bias", "norm2.weight"}));
 }
 
 // Shapes of the parameters where a transposed or mixed-up one would load in silence elsewhere.
@@ -278,6 +286,14 @@ TEST(ModuleNames, ShapesAreThoseOfPyTorch) {
     EXPECT_EQ(to_string(grouped.at("in_proj_weight")), "F32 [28, 6]");  // 4*3 + 2*3 + 2*5
     EXPECT_EQ(to_string(grouped.at("out_proj.weight")), "F32 [6, 20]");
     EXPECT_EQ(to_string(grouped.at("q_norm.weight")), "F32 [3]");
+    const NamedTensors block =
+        saved(heed::TransformerEncoderLayer<float>({.d_model = 4,
+                                                    .nhead = 2,
+                                                    .dim_feedforward = 3,
+                                                    .names = heed::EncoderLayerNames::timm()}));
+    EXPECT_EQ(to_string(block.at("attn.qkv.weight")), "F32 [12, 4]");
+    EXPECT_EQ(to_string(block.at("mlp.fc1.weight")), "F32 [3, 4]");
+    EXPECT_EQ(to_string(block.at("mlp.fc2.weight")), "F32 [4, 3]");
 }
 
 // PyTorch's own formulas: sum(p.numel() for p in module.parameters()).

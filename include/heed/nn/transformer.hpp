@@ -45,6 +45,12 @@ struct EncoderLayerNames {
                 "ffn_output.",         "full_layer_layer_norm.", "gate.",
                 AttentionNames::bert()};
     }
+
+    /// A block of timm's vision transformers, which is pre-norm: attn.qkv, mlp.fc1, ...
+    static EncoderLayerNames timm() {
+        return {
+            "attn.", "norm1.", "mlp.fc1.", "mlp.fc2.", "norm2.", "gate.", AttentionNames::timm()};
+    }
 };
 
 /// One layer of a transformer encoder, as torch.nn.TransformerEncoderLayer:
