@@ -438,7 +438,7 @@ TEST_F(BertModelErrors, Backward) {
         EXPECT_TRUE(all_zero(gradients));
     };
     (void)model(batch.ids, batch.lengths);
-    refused(ArgumentError(""), "backward needs a forward in training",
+    refused(ArgumentError(""), "[BertModel] backward needs a forward in training",
             [&] { model.backward(batch.ids, batch.lengths, d, gradients); });
     model.train();
     model.forward(batch.ids, batch.lengths, hidden, batch.types);
@@ -465,7 +465,7 @@ TEST_F(BertModelErrors, Backward) {
     gradients.fill_parameters(0);
     model.eval();
     (void)model(batch.ids, batch.lengths);
-    refused(ArgumentError(""), "backward needs a forward in training",
+    refused(ArgumentError(""), "[BertModel] backward needs a forward in training",
             [&] { model.backward(batch.ids, batch.lengths, d, gradients, batch.types); });
 }
 
