@@ -27,12 +27,12 @@ help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: CXX=clang++ (another compiler, in a fresh build/), JOBS=$(JOBS)."
 
-demo: ## attention on a sentence, a chemistry model, a training (WEIGHTS=, REACTION=, TEXT=)
+demo: ## attention, a chemistry model, sentences, a training (REACTION=, QUESTION=, TEXT=, DEMO_SMALL=1)
 	@cmake/setup.sh demo
 	@$(call configure,release)
 	@$(call build,release) --target heed_examples
-	@WEIGHTS="$(WEIGHTS)" REACTION='$(REACTION)' TEXT="$(TEXT)" \
-	    examples/run_demo.sh build/release
+	@WEIGHTS="$(WEIGHTS)" REACTION='$(REACTION)' QUESTION="$(QUESTION)" TEXT="$(TEXT)" \
+	    DEMO_SMALL="$(DEMO_SMALL)" examples/run_demo.sh build/release
 
 test: ## build the tests and examples with assertions, and run all tests
 	@cmake/setup.sh test

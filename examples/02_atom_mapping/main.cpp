@@ -4,19 +4,19 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "albert.hpp"
 #include "atom_mapper.hpp"
+#include "common/cache_folder.hpp"
+#include "common/report.hpp"
 #include "heed/io/heatmap.hpp"
 #include "heed/io/safetensors.hpp"
 #include "published_results.hpp"
@@ -24,6 +24,7 @@
 namespace {
 
 using namespace atom_mapping;
+using examples::item;
 using heed::Index;
 
 constexpr int exit_failure = 1, exit_bad_reaction = 2;
@@ -34,22 +35,6 @@ struct Options {
     Index layer = mapping_layer, head = mapping_head;
     heed::Colouring colours = heed::Colouring::automatic;
 };
-
-/// Where fetch_weights.py puts the weights.
-std::filesystem::path cached_weights() {
-    const auto folder = [](const char* variable) {
-        const char* value = std::getenv(variable);
-        return std::filesystem::path(value == nullptr ? "" : value);
-    };
-    const auto cache =
-        folder("XDG_CACHE_HOME").empty() ? folder("HOME") / ".cache" : folder("XDG_CACHE_HOME");
-    return cache / "heed" / "rxnmapper" / "model.safetensors";
-}
-
-/// One line of the report: what it is, and the rest from a fixed column on.
-std::ostream& item(std::string_view what) {
-    return std::cout << std::left << std::setw(12) << what << std::right;
-}
 
 /// "C4", counted from 1 as the numbers in the mapped reaction are.
 std::string name(const std::vector<Atom>& atoms, std::size_t i) {
@@ -213,7 +198,7 @@ int main(int argc, char** argv) {
         "Exit codes: 0 done, 1 no weights or not the published result, 2 not a reaction."};
     Options options;
     bool no_color = false;
-    options.weights = cached_weights();
+    options.weights = examples::cache_folder() / "rxnmapper" / "model.safetensors";
     app.add_option("reaction", options.reaction, "Reaction SMILES, reactants>>products")
         ->capture_default_str();
     app.add_option("--weights", options.weights, "The model, as fetch_weights.py writes it")

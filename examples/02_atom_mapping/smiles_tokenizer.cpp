@@ -1,7 +1,5 @@
 #include "smiles_tokenizer.hpp"
 
-#include <fstream>
-
 namespace atom_mapping {
 
 namespace {
@@ -51,33 +49,15 @@ std::vector<Piece> split_pieces(std::string_view smiles) {
     return pieces;
 }
 
-Vocabulary::Vocabulary(std::istream& lines) {
-    std::string line;
-    for (int id = 0; std::getline(lines, line); ++id) ids_.emplace(line, id);
-}
-
-Vocabulary Vocabulary::read(const std::filesystem::path& file) {
-    std::ifstream lines(file);
-    if (!lines) throw std::runtime_error("cannot read the vocabulary " + file.string());
-    return Vocabulary(lines);
-}
-
 std::vector<int> Vocabulary::ids(const std::vector<Piece>& pieces) const {
-    std::vector<int> ids{special_id("[CLS]")};
+    std::vector<int> ids{tokens_.at("[CLS]")};
     for (const Piece& piece : pieces) {
-        const auto found = ids_.find(piece.text);
-        if (found == ids_.end())
-            throw SmilesError("the model does not know '" + piece.text + "'", piece.position);
-        ids.push_back(found->second);
+        const auto id = tokens_.find(piece.text);
+        if (!id) throw SmilesError("the model does not know '" + piece.text + "'", piece.position);
+        ids.push_back(*id);
     }
-    ids.push_back(special_id("[SEP]"));
+    ids.push_back(tokens_.at("[SEP]"));
     return ids;
-}
-
-int Vocabulary::special_id(const std::string& token) const {
-    const auto found = ids_.find(token);
-    if (found == ids_.end()) throw std::runtime_error("the vocabulary has no '" + token + "'");
-    return found->second;
 }
 
 std::vector<std::string> tokens(const std::vector<Piece>& pieces) {

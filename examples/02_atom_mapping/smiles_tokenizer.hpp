@@ -5,11 +5,13 @@
 #include <cstddef>
 #include <filesystem>
 #include <istream>
-#include <map>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
+
+#include "common/vocabulary.hpp"
 
 namespace atom_mapping {
 
@@ -39,21 +41,23 @@ struct Piece {
 /// The pieces that the model knows; the id of each is its line in vocab.txt, counted from 0.
 class Vocabulary {
   public:
-    explicit Vocabulary(std::istream& lines);
+    explicit Vocabulary(std::istream& lines) : tokens_(lines) {}
 
     /// Throws std::runtime_error when there is no such file.
-    static Vocabulary read(const std::filesystem::path& file);
+    static Vocabulary read(const std::filesystem::path& file) {
+        return Vocabulary(examples::Vocabulary::read(file));
+    }
 
     /// `[CLS]`, the pieces, `[SEP]` as ids. Throws SmilesError for a piece that the model does not
     /// know, std::runtime_error when the vocabulary lacks `[CLS]` or `[SEP]`.
     [[nodiscard]] std::vector<int> ids(const std::vector<Piece>& pieces) const;
 
-    [[nodiscard]] std::size_t size() const { return ids_.size(); }
+    [[nodiscard]] std::size_t size() const { return tokens_.size(); }
 
   private:
-    [[nodiscard]] int special_id(const std::string& token) const;
+    explicit Vocabulary(examples::Vocabulary tokens) : tokens_(std::move(tokens)) {}
 
-    std::map<std::string, int, std::less<>> ids_;
+    examples::Vocabulary tokens_;
 };
 
 /// The same as text: the labels of the rows and columns of an attention matrix.

@@ -1,17 +1,10 @@
 # Two runs on the real weights, where they are: beside the checkout, or fetched by the demo.
-set(caches "${HEED_SHARED_DIR}" "$ENV{XDG_CACHE_HOME}/heed" "$ENV{HOME}/.cache/heed")
-list(TRANSFORM caches APPEND "/rxnmapper/model.safetensors")
-set(weights "")
-foreach(candidate IN LISTS caches)
-    if(NOT weights AND EXISTS "${candidate}")
-        set(weights "${candidate}")
-    endif()
-endforeach()
+heed_find_weights(rxnmapper weights)
 if(weights)
-    heed_test_example(EXPECTED expected_output.txt ARGUMENTS --weights "${weights}")
+    heed_test_example(EXPECTED expected_output.txt ARGUMENTS --weights "${weights}/model.safetensors")
     heed_test_example(
         NAME rings EXPECTED expected_rings.txt
-        ARGUMENTS --weights "${weights}" --layer 10 --head 5
+        ARGUMENTS --weights "${weights}/model.safetensors" --layer 10 --head 5
                   "CC(C)S.CN(C)C=O.Fc1cccnc1F.O=C([O-])[O-].[K+].[K+]>>CC(C)Sc1ncccc1F")
 else()
     message(STATUS "heed: no RXNMapper weights, so ${example} is tested without them; \

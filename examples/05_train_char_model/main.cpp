@@ -6,7 +6,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <iomanip>
@@ -14,10 +13,11 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <thread>
 
 #include "checkpoint.hpp"
+#include "common/cache_folder.hpp"
+#include "common/report.hpp"
 #include "heed/base/thread_pool.hpp"
 #include "plot.hpp"
 #include "progress.hpp"
@@ -27,6 +27,7 @@
 namespace {
 
 using namespace char_model;
+using examples::item;
 
 constexpr int exit_failure = 1, exit_interrupted = 130;  // as a shell tells of Ctrl-C
 
@@ -56,22 +57,6 @@ volatile std::sig_atomic_t interrupted = 0;
 void end_soon(int signal) {
     interrupted = 1;
     std::signal(signal, SIG_DFL);
-}
-
-/// Where fetch_text.sh puts the book.
-std::filesystem::path cached_text() {
-    const auto folder = [](const char* variable) {
-        const char* value = std::getenv(variable);
-        return std::filesystem::path(value == nullptr ? "" : value);
-    };
-    const auto cache =
-        folder("XDG_CACHE_HOME").empty() ? folder("HOME") / ".cache" : folder("XDG_CACHE_HOME");
-    return cache / "heed" / "kjv.txt";
-}
-
-/// One line of the report: what it is, and the rest from a fixed column on.
-std::ostream& item(std::string_view what) {
-    return std::cout << std::left << std::setw(12) << what << std::right;
 }
 
 /// What could spoil the end is refused at the begin.
@@ -168,7 +153,7 @@ int main(int argc, char** argv) {
         "never stopped. With --resume, a training that is complete writes again.\n"
         "Exit codes: 0 done, 1 no text or not a fitting checkpoint, 130 stopped by Ctrl-C."};
     Options options;
-    options.text = cached_text();
+    options.text = examples::cache_folder() / "kjv.txt";
     app.add_option("--text", options.text, "What to learn: any text of bytes")
         ->type_name("FILE")
         ->capture_default_str();

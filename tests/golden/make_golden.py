@@ -18,7 +18,7 @@ import math
 import sys
 import zlib
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +119,7 @@ class Draw:
         result = {}
         for name, parameter in module.state_dict().items():
             value = self.normal(*parameter.shape, spread=0.4)
-            is_gain = "norm" in name and name.endswith("weight")
+            is_gain = "norm" in name.lower() and name.endswith("weight")
             result[name] = 1 + value / 2 if is_gain else value
         return result
 
@@ -455,6 +455,163 @@ def make_encoder_layer() -> None:
     golden.write()
 
 
+# --- torch.nn.TransformerEncoder --------------------------------------------------------------
+
+
+def transformer_encoder(num_layers: int, norm: bool, **layer: Any) -> nn.TransformerEncoder:
+    behind = nn.LayerNorm(layer["d_model"], layer["layer_norm_eps"]) if norm else None
+    return nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(**layer), num_layers, behind, enable_nested_tensor=False
+    )
+
+
+TRANSFORMER_ENCODER_CASES: Dict[str, Dict[str, Any]] = {
+    "post_norm_relu": dict(num_layers=2),
+    "post_norm_gelu_behind_masked": dict(num_layers=3, activation="gelu", norm=True, masked=True),
+    "pre_norm_relu_behind": dict(num_layers=2, norm_first=True, norm=True),
+    "pre_norm_gelu_masked": dict(num_layers=1, norm_first=True, activation="gelu", masked=True),
+}
+
+
+def make_transformer_encoder() -> None:
+    """Batch first; kept in float64."""
+    golden = Golden("transformer_encoder")
+    batch, length = 2, 4
+    for case, chosen in TRANSFORMER_ENCODER_CASES.items():
+        arguments = {
+            "d_model": 8, "nhead": 2, "dim_feedforward": 12, "activation": "relu",
+            "norm_first": False, "layer_norm_eps": 1e-5, "batch_first": True, "norm": False,
+            **chosen,
+        }  # fmt: skip
+        masked = arguments.pop("masked", False)
+        draw = Draw(f"transformer encoder {case}")
+        inputs = {"src": draw.normal(batch, length, arguments["d_model"])}
+        if masked:
+            blocked = draw_blocked(draw, batch, arguments["nhead"], length, length)
+            inputs["mask"] = blocked["2d"]
+            inputs["src_key_padding_mask"] = blocked["padding"]
+        golden.add(
+            case,
+            arguments,
+            draw.parameters(transformer_encoder(**arguments)),
+            inputs,
+            lambda p, given, a=arguments: {
+                "output": filled(transformer_encoder(**a), p)(**given)
+            },
+            kept_in=torch.float64,
+        )
+    golden.write()
+
+
+# --- BERT as Hugging Face has it --------------------------------------------------------------
+
+
+def linear_and_norm(inputs: int, outputs: int, eps: float) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {"dense": nn.Linear(inputs, outputs), "LayerNorm": nn.LayerNorm(outputs, eps)}
+    )
+
+
+class BertLayer(nn.Module):
+    def __init__(self, hidden_size: int, heads: int, intermediate_size: int, eps: float):
+        super().__init__()
+        projections = {n: nn.Linear(hidden_size, hidden_size) for n in ("query", "key", "value")}
+        self.heads = heads
+        self.attention = nn.ModuleDict(
+            {
+                "self": nn.ModuleDict(projections),
+                "output": linear_and_norm(hidden_size, hidden_size, eps),
+            }
+        )
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(hidden_size, intermediate_size)})
+        self.output = linear_and_norm(intermediate_size, hidden_size, eps)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        attention, output = self.attention["self"], self.attention["output"]
+        q, k, v = (split_heads(attention[n](x), self.heads) for n in ("query", "key", "value"))
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + mask).softmax(-1)
+        x = output["LayerNorm"](output["dense"](merge_heads(weights @ v)) + x)
+        hidden = F.gelu(self.intermediate["dense"](x))
+        return self.output["LayerNorm"](self.output["dense"](hidden) + x)
+
+
+class BertModel(nn.Module):
+    """Written from the definition of Hugging Face's BertModel, with its parameter names."""
+
+    def __init__(self, **config: Any):
+        super().__init__()
+        width, eps = config["hidden_size"], config["layer_norm_eps"]
+        self.embeddings = nn.ModuleDict(
+            {
+                "word_embeddings": nn.Embedding(config["vocab_size"], width),
+                "position_embeddings": nn.Embedding(config["max_position_embeddings"], width),
+                "token_type_embeddings": nn.Embedding(config["type_vocab_size"], width),
+                "LayerNorm": nn.LayerNorm(width, eps),
+            }
+        )
+        layers = [
+            BertLayer(width, config["num_attention_heads"], config["intermediate_size"], eps)
+            for _ in range(config["num_hidden_layers"])
+        ]
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+        self.pooler = nn.ModuleDict({"dense": nn.Linear(width, width)})
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        table = self.embeddings
+        x = table["word_embeddings"](input_ids) + table["token_type_embeddings"](token_type_ids)
+        x = x + table["position_embeddings"](torch.arange(input_ids.shape[1]))
+        x = table["LayerNorm"](x)
+        mask = additive(attention_mask)[:, None, None, :].to(x.dtype)
+        for layer in self.encoder["layer"]:
+            x = layer(x, mask)
+        return x
+
+    def pool(self, hidden: Tensor) -> Tensor:
+        return self.pooler["dense"](hidden[:, 0]).tanh()
+
+
+BERT_CONFIG = {
+    "vocab_size": 17, "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 3,
+    "intermediate_size": 20, "max_position_embeddings": 9, "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}  # fmt: skip
+
+
+def bert_inputs(draw: Draw, lengths: List[int], types: bool) -> Tensors:
+    """Random tokens, and padding of id 0 behind them."""
+    visible = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(1, BERT_CONFIG["vocab_size"], visible.shape, generator=draw.generator)
+    chosen = draw.chance(*visible.shape, p=0.5) & visible & types
+    return {
+        "input_ids": ids * visible,
+        "attention_mask": visible,
+        "token_type_ids": chosen.to(torch.int64),
+    }
+
+
+def make_bert_model() -> None:
+    """Kept in float64."""
+    golden = Golden("bert_model")
+    cases = {"one": ([5], False), "padded": ([7, 2, 9, 1, 6], False), "types": ([4, 6], True)}
+    for case, (lengths, types) in cases.items():
+        draw = Draw(f"bert model {case}")
+
+        def compute(parameters: Tensors, given: Tensors) -> Tensors:
+            model = filled(BertModel(**BERT_CONFIG), parameters)
+            hidden = model(**given)
+            return {"last_hidden_state": hidden, "pooler_output": model.pool(hidden)}
+
+        golden.add(
+            case,
+            BERT_CONFIG,
+            draw.parameters(BertModel(**BERT_CONFIG)),
+            bert_inputs(draw, lengths, types),
+            compute,
+            kept_in=torch.float64,
+        )
+    golden.write()
+
+
 # --- Gradients --------------------------------------------------------------------------------
 
 
@@ -471,7 +628,8 @@ def gradients(module: nn.Module, parameters: Tensors, inputs: Tensors, forward: 
     with torch.enable_grad():
         forward(module, leaves).backward(d_output)
     result = {f"d_{name}": leaf.grad for name, leaf in wanted.items()}
-    result.update({f"grad/{name}": p.grad for name, p in module.named_parameters()})
+    used = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    result.update({f"grad/{name}": gradient for name, gradient in used.items()})
     return result
 
 
@@ -537,6 +695,36 @@ def make_gradients() -> None:
                 inputs["src_key_padding_mask"] = blocked["padding"]
             add(case, lambda a=arguments: nn.TransformerEncoderLayer(**a), arguments, inputs, draw,
                 lambda module, given: module(**given))  # fmt: skip
+
+    for order, norm_first, norm in (("post", False, False), ("pre", True, True)):
+        case = f"transformer_encoder_{order}_norm"
+        draw = Draw(f"gradients {case}")
+        arguments = {
+            "d_model": 6, "nhead": heads, "dim_feedforward": 5, "activation": "gelu",
+            "norm_first": norm_first, "layer_norm_eps": 1e-5, "batch_first": True,
+            "num_layers": 3, "norm": norm,
+        }  # fmt: skip
+        blocked = draw_blocked(draw, batch, heads, lq, lq)
+        inputs = {
+            "src": draw.normal(batch, lq, arguments["d_model"]),
+            "mask": blocked["2d"],
+            "src_key_padding_mask": blocked["padding"],
+        }
+        add(case, lambda a=arguments: transformer_encoder(**a), arguments, inputs, draw,
+            lambda module, given: module(**given))  # fmt: skip
+
+    draw = Draw("gradients bert_model")
+    given = bert_inputs(draw, [4, 9, 1], types=True)
+    hidden = draw.normal(*given["input_ids"].shape, BERT_CONFIG["hidden_size"])
+    given["d_output"] = hidden * given["attention_mask"][..., None]
+    golden.add(
+        "bert_model",
+        BERT_CONFIG,
+        draw.parameters(BertModel(**BERT_CONFIG)),
+        given,
+        lambda p, g: gradients(BertModel(**BERT_CONFIG), p, g, lambda model, g: model(**g)),
+        kept_in=torch.float64,
+    )
     golden.write()
 
 
@@ -692,6 +880,8 @@ def main() -> None:
     make_bert()
     make_timm()
     make_encoder_layer()
+    make_transformer_encoder()
+    make_bert_model()
     make_gradients()
     make_ops()
     make_scaled_dot_product_attention()

@@ -1,13 +1,13 @@
 // Are heed's gradients those of PyTorch's autograd?
-//
-// The golden gradients were computed and kept in float64, so that two ways to the same number
-// differ by the roundings of short sums alone: a few 1e-16 of their largest terms, of order 1 to
-// 100 in these cases. 1e-12 leaves room for that; a wrong gradient is off by its own size.
 
 #include <gtest/gtest.h>
 
+#include "heed/nn/bert_model.hpp"
 #include "heed/nn/transformer.hpp"
+#include "heed/nn/transformer_encoder.hpp"
+#include "nn/bert_golden.hpp"
 #include "nn/gradients.hpp"
+#include "nn/is_golden.hpp"
 #include "support/golden.hpp"
 
 namespace {
@@ -15,25 +15,12 @@ namespace {
 using heed::MultiHeadAttention;
 using heed::NamedTensors;
 using heed::TransformerEncoderLayer;
+using nn_test::is_golden;
 using nn_test::parameters_of;
 using nn_test::Tensor;
 using nn_test::TensorView;
 using support::GoldenCase;
 using support::GoldenFile;
-
-testing::AssertionResult is_golden(const std::vector<double>& actual,
-                                   const heed::AnyTensor& golden) {
-    if (golden.scalar_type() != heed::ScalarType::f64 ||
-        golden.bytes().size() != actual.size() * sizeof(double))
-        return testing::AssertionFailure() << "the golden tensor is " << to_string(golden);
-    std::vector<double> expected(actual.size());
-    std::memcpy(expected.data(), golden.bytes().data(), golden.bytes().size());
-    for (std::size_t i = 0; i < actual.size(); ++i)
-        if (!(std::abs(actual[i] - expected[i]) <= 1e-12 * (1 + std::abs(expected[i]))))
-            return testing::AssertionFailure()
-                   << "element " << i << " is " << actual[i] << " instead of " << expected[i];
-    return testing::AssertionSuccess();
-}
 
 /// Every parameter's gradient, by PyTorch's names.
 template <class M>
@@ -145,6 +132,58 @@ TEST_F(GoldenGradients, TransformerEncoderLayer) {
                 EXPECT_FALSE(is_golden(numbers, golden.output("grad/" + name))) << name;
         });
     }
+}
+
+TEST_F(GoldenGradients, TransformerEncoder) {
+    ASSERT_EQ(cases("transformer_encoder_").size(), 2u);
+    for (const GoldenCase& golden : cases("transformer_encoder_")) {
+        SCOPED_TRACE(golden.name());
+        heed::TransformerEncoder<double> encoder(
+            {.layer = {.d_model = golden.integer("d_model"),
+                       .nhead = golden.integer("nhead"),
+                       .dim_feedforward = golden.integer("dim_feedforward"),
+                       .dropout = 0.0,
+                       .activation = heed::Activation::gelu,
+                       .norm_first = golden.flag("norm_first")},
+             .num_layers = golden.integer("num_layers"),
+             .norm = golden.flag("norm")});
+        encoder.load(golden.parameters());
+        encoder.train();
+        const Tensor<double, 3> x = golden.input("src").to<double, 3>(),
+                                dy = golden.input("d_output").to<double, 3>();
+        Tensor<double, 3> y(x.shape()), dx(x.shape());
+        with_masks(golden, "mask", "src_key_padding_mask", [&](const auto& mask) {
+            auto gradients = encoder.make_gradients();
+            encoder.forward(x, y, mask);
+            encoder.backward(x, dy, dx, gradients, mask);
+            EXPECT_TRUE(is_golden(nn_test::values(dx), golden.output("d_src")));
+            expect_golden_parameters(golden, gradients);
+        });
+    }
+}
+
+TEST_F(GoldenGradients, BertModel) {
+    const GoldenCase golden(file, "bert_model");
+    heed::BertModel<double> model(nn_test::bert_config(golden, /*add_pooling_layer=*/false));
+    heed::WeightLoader(file.tensors()).load(model, golden.parameter_prefix());
+    model.train();
+    const auto ids = golden.input("input_ids").view<std::int64_t, 2>();
+    const auto types = golden.input("token_type_ids").view<std::int64_t, 2>();
+    const std::vector<heed::Index> lengths = nn_test::lengths_of(golden);
+    Tensor<double, 3> hidden({ids.extent(0), ids.extent(1), model.config().hidden_size});
+    auto gradients = model.make_gradients();
+    model.forward(ids, lengths, hidden, types);
+    model.backward(ids, lengths, golden.input("d_output").to<double, 3>(), gradients, types);
+    for (const auto& [name, numbers] : parameters_of(gradients))
+        EXPECT_TRUE(is_golden(numbers, golden.output("grad/" + name))) << name;
+
+    // Without the types the gradients are others.
+    gradients.fill_parameters(0);
+    model.forward(ids, lengths, hidden);
+    model.backward(ids, lengths, golden.input("d_output").to<double, 3>(), gradients);
+    const std::string types_table = "embeddings.token_type_embeddings.weight";
+    EXPECT_FALSE(
+        is_golden(parameters_of(gradients).at(types_table), golden.output("grad/" + types_table)));
 }
 
 }  // namespace

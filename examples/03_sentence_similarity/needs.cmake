@@ -1,0 +1,12 @@
+# Unicode's tables. utf8proc is found by its files: most packages of it tell CMake nothing.
+find_path(UTF8PROC_INCLUDE_DIR utf8proc.h DOC "Directory that holds utf8proc.h")
+find_library(UTF8PROC_LIBRARY utf8proc DOC "The library utf8proc")
+mark_as_advanced(UTF8PROC_INCLUDE_DIR UTF8PROC_LIBRARY)
+if(UTF8PROC_INCLUDE_DIR AND UTF8PROC_LIBRARY)
+    add_library(heed_utf8proc INTERFACE)
+    target_include_directories(heed_utf8proc SYSTEM INTERFACE "${UTF8PROC_INCLUDE_DIR}")
+    target_link_libraries(heed_utf8proc INTERFACE "${UTF8PROC_LIBRARY}")
+    set(libraries heed_utf8proc)
+else()
+    set(problem "it needs utf8proc (Debian and Ubuntu: libutf8proc-dev)")
+endif()
