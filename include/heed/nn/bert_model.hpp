@@ -6,6 +6,7 @@
 // Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
 // Understanding", arXiv 1810.04805; names and defaults of Hugging Face's BertModel.
 
+#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <ranges>
@@ -109,19 +110,21 @@ class BertModel : public Module<BertModel<T>> {
         detail::require_contiguous_rows(where, "hidden", hidden);
         last_.forget();
         const Shape<3>& shape = hidden.shape();
-        const TensorView<T, 3> sum = training() ? sum_.view(shape) : hidden;
+        const TensorView<T, 3> sum = training() ? sum_.view(shape) : TensorView<T, 3>();
         const TensorView<T, 3> embedded = training() ? embedded_.view(shape) : hidden;
-        for (Index b = 0; b < tokens.extent(0); ++b)
-            embed(tokens.select(0, b), row_of(token_type_ids, b), sum.select(0, b));
-        norm_.forward(sum, embedded);
+        embed(tokens.extent(0), tokens.element_count(), [&](Index b, int) {
+            embed_sequence(tokens.select(0, b), row_of(token_type_ids, b),
+                           training() ? sum.select(0, b) : TensorView<T, 2>(),
+                           embedded.select(0, b));
+        });
         encoder_.forward(embedded, hidden, KeyLengths{lengths});
         if (training()) last_.remember(shape);
     }
 
     /// The same for sequences of any lengths, one behind another without padding: ids are [total],
     /// hidden is [total, hidden_size]; sequence s is the rows [cu_seqlens[s], cu_seqlens[s + 1]),
-    /// with places from 0, and may be empty. In evaluation only; bits, errors and cost as in
-    /// TransformerEncoder::forward_packed.
+    /// with places from 0, and may be empty. In evaluation only, else ArgumentError; bits, other
+    /// errors and cost as in TransformerEncoder::forward_packed.
     template <detail::IdRange Ids>
     void forward_packed(const Ids& ids, std::span<const Index> cu_seqlens, TensorView<T, 2> hidden,
                         std::span<const std::ranges::range_value_t<Ids>> token_type_ids = {}) {
@@ -129,13 +132,14 @@ class BertModel : public Module<BertModel<T>> {
         const TensorView<const Id, 1> tokens = view_of(std::span<const Id>(ids));
         const TensorView<const Id, 1> types = view_of(token_type_ids);
         check_packed(tokens, cu_seqlens, hidden, types);
-        for (std::size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
+        embed(std::ssize(cu_seqlens) - 1, tokens.extent(0), [&](Index sequence, int) {
+            const auto s = static_cast<std::size_t>(sequence);
             const auto part = [&](auto view) {
                 return view.slice(0, cu_seqlens[s], cu_seqlens[s + 1] - cu_seqlens[s]);
             };
-            embed(part(tokens), detail::is_wanted(types) ? part(types) : types, part(hidden));
-        }
-        norm_.forward(hidden, hidden);
+            embed_sequence(part(tokens), detail::is_wanted(types) ? part(types) : types,
+                           TensorView<T, 2>(), part(hidden));
+        });
         encoder_.forward_packed(hidden, cu_seqlens, hidden);
     }
 
@@ -242,14 +246,31 @@ class BertModel : public Module<BertModel<T>> {
         return {ids.extent(0), ids.extent(1), config_.hidden_size};
     }
 
-    /// x = word + type + position, of one sequence.
+    /// Calls task(sequence, worker) for each sequence, shared out among the workers.
+    template <class Task>
+    void embed(Index sequences, Index tokens, const Task& task) const {
+        // A token costs some passes over its features: as much as so many multiply-adds of each.
+        constexpr double passes = 40;
+        const detail::Workers workers(passes * static_cast<double>(tokens) *
+                                      static_cast<double>(config_.hidden_size));
+        workers.executor.parallel_for(sequences, task);
+    }
+
+    /// y = LayerNorm(x) with x = word + type + position, of one sequence; x is kept where there is
+    /// a place for it.
     template <class Id>
-    void embed(TensorView<const Id, 1> ids, TensorView<const Id, 1> types,
-               TensorView<T, 2> x) const {
-        embedding<T, Id>(ids, words_.weight(), x);
-        for (Index i = 0; i < x.extent(0); ++i)
-            add(types_.weight().select(0, type_of(types, i)), x.select(0, i));
-        add(positions_.weight().slice(0, 0, x.extent(0)), x);
+    void embed_sequence(TensorView<const Id, 1> ids, TensorView<const Id, 1> types,
+                        TensorView<T, 2> x, TensorView<T, 2> y) const {
+        const detail::LayerKernels<T>& kernels = detail::layer_kernels<T>();
+        const Index features = y.extent(1);
+        for (Index i = 0; i < y.extent(0); ++i) {
+            const TensorView<T, 1> sum =
+                detail::is_wanted(x) ? x.select(0, i) : y.select(0, i);
+            std::copy_n(words_.weight().row(static_cast<Index>(ids(i))), features, sum.data());
+            kernels.add(types_.weight().row(type_of(types, i)), features, sum.data());
+            kernels.add(positions_.weight().row(i), features, sum.data());
+            norm_.forward(sum, y.select(0, i));
+        }
     }
 
     template <class Id>
@@ -295,6 +316,9 @@ class BertModel : public Module<BertModel<T>> {
         check_memory(ids, types);
         detail::require_output(where, "hidden", hidden,
                                Shape<2>(ids.extent(0), config_.hidden_size), ids);
+        if (training())
+            detail::fail<ArgumentError>(where, "packed sequences are read in evaluation only; ",
+                                        "found training");
         encoder_.check_packed(hidden, cu_seqlens, hidden);
         for (std::size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
             const Index begin = cu_seqlens[s], count = cu_seqlens[s + 1] - begin;

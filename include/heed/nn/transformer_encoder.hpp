@@ -79,27 +79,19 @@ class TransformerEncoder : public Module<TransformerEncoder<T>> {
     /// The same for sequences of any lengths, one behind another without padding, each of which
     /// attends to itself alone: x and y are [total, d_model], and sequence s is the rows
     /// [cu_seqlens[s], cu_seqlens[s + 1]), as in FlashAttention; it may be empty. The result has
-    /// the bits that `forward` gives the sequence in a padded batch with KeyLengths, where a
-    /// sequence has more than four rows (see heed::linear). In evaluation only. Views and errors as
-    /// in forward; ArgumentError also in training, and for boundaries that do not lead from 0 to
-    /// total without a step back. Cost: that of the rows alone.
+    /// the bits that `forward` gives the sequence by itself, or in a padded batch with KeyLengths.
+    /// It is `forward` of one batch element with the mask Documents{cu_seqlens}, with which
+    /// `backward` goes back. Views and errors as in forward; ArgumentError also for boundaries that
+    /// do not lead from 0 to total without a step back. Cost: that of the rows alone.
     void forward_packed(TensorView<const T, 2> x, std::span<const Index> cu_seqlens,
                         TensorView<T, 2> y) {
         check_packed(x, cu_seqlens, y);
-        TensorView<const T, 2> state = x;
-        for (Layer& layer : layers_) {
-            run_packed(layer, state, cu_seqlens, y);
-            state = y;
-        }
-        if (has_norm_) norm_.forward(state, y);
+        forward(x.unsqueeze(), y.unsqueeze(), Documents{cu_seqlens});
     }
 
     /// Throws whatever forward_packed refuses, and writes nothing.
     void check_packed(TensorView<const T, 2> x, std::span<const Index> cu_seqlens,
                       TensorView<T, 2> y) const {
-        if (training())
-            detail::fail<ArgumentError>(where, "packed sequences are read in evaluation only; ",
-                                        "found training");
         check(x, y);
         const Index total = x.extent(0);
         (void)Documents(cu_seqlens).bind({.batch = 1, .q_len = total, .kv_len = total}, {});
@@ -171,17 +163,6 @@ class TransformerEncoder : public Module<TransformerEncoder<T>> {
     /// True where backward needs the output of layer i.
     [[nodiscard]] bool is_kept(std::size_t i) const {
         return training() && (has_norm_ || i + 1 < layers_.size());
-    }
-
-    /// One layer over all sequences. A layer in evaluation may work in place.
-    static void run_packed(Layer& layer, TensorView<const T, 2> x,
-                           std::span<const Index> cu_seqlens, TensorView<T, 2> y) {
-        for (std::size_t s = 0; s + 1 < cu_seqlens.size(); ++s) {
-            const Index begin = cu_seqlens[s], count = cu_seqlens[s + 1] - begin;
-            if (count == 0) continue;
-            layer.forward(x.slice(0, begin, count).unsqueeze(),
-                          y.slice(0, begin, count).unsqueeze());
-        }
     }
 
     template <int Rank>
