@@ -2,16 +2,16 @@
 
 #include <cmath>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
-#include "bert_stack.hpp"
 #include "heed_peer.hpp"
 
 /// An encoder, with memory that calls share; serves one call at a time.
 struct HeedPeerEncoder {
     int threads;
     heed::Index width;
-    heed_peer::BertStack bert;
+    heed::BertModel<float> bert;
     std::vector<float> hidden;
 };
 
@@ -19,11 +19,11 @@ namespace {
 
 using namespace heed_peer;
 
-HeedPeerEncoder* make_encoder(int threads, const BertSizes& sizes,
+HeedPeerEncoder* make_encoder(int threads, const heed::BertConfig& config,
                               const heed::NamedTensors& weights) {
-    BertStack bert(sizes);
+    heed::BertModel<float> bert(config);
     bert.load(weights);
-    return new HeedPeerEncoder{threads, sizes.hidden_size, bert, {}};
+    return new HeedPeerEncoder{threads, config.hidden_size, std::move(bert), {}};
 }
 
 heed::TensorView<float, 2> hidden_of(HeedPeerEncoder& encoder, heed::Index tokens) {
@@ -78,7 +78,15 @@ HeedPeerEncoder* heed_peer_encoder_open(std::int32_t threads, const HeedPeerBert
     return made_by([&] {
         const auto& [vocab, hidden, layers, heads, intermediate, places, types, epsilon] = *sizes;
         return make_encoder(threads,
-                            {vocab, hidden, layers, heads, intermediate, places, types, epsilon},
+                            {.vocab_size = vocab,
+                             .hidden_size = hidden,
+                             .num_hidden_layers = layers,
+                             .num_attention_heads = heads,
+                             .intermediate_size = intermediate,
+                             .max_position_embeddings = places,
+                             .type_vocab_size = types,
+                             .layer_norm_eps = epsilon,
+                             .add_pooling_layer = false},
                             named_tensors(weights, weight_count));
     });
 }

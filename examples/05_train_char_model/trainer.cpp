@@ -122,9 +122,11 @@ double Trainer::mean_loss() const {
 }
 
 void Trainer::copy_weights() {
-    for (Shard& shard : shards_)
+    for (Shard& shard : shards_) {
         for (std::size_t p = 0; p < weights_.size(); ++p)
             std::ranges::copy(weights_[p], shard.weights[p].begin());
+        shard.model.pack_weights();
+    }
 }
 
 /// Leaves the mean of the shards' gradients in those of the first.

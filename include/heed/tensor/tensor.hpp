@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "heed/base/large_pages.hpp"
 #include "heed/tensor/elementwise.hpp"
 #include "heed/tensor/view.hpp"
 
@@ -19,9 +20,10 @@ namespace heed::inline v0 {
 
 namespace detail {
 
-/// Zeroed, cache-line aligned elements; empty after a move. heed's own, because the alignment of
-/// Eigen's allocator depends on each unit's compiler flags, and mixing units would then crash; and
-/// not a std::vector, because std::vector<bool> has no elements that a view could point at.
+/// Zeroed elements that begin at a cache line, or at a large page where there are so many; empty
+/// after a move. heed's own, because the alignment of Eigen's allocator depends on each unit's
+/// compiler flags, and mixing units would then crash; and not a std::vector, because
+/// std::vector<bool> has no elements that a view could point at.
 template <class T>
 class AlignedArray {
     static_assert(std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T>,
@@ -30,7 +32,7 @@ class AlignedArray {
   public:
     AlignedArray() = default;
     explicit AlignedArray(std::size_t count)
-        : elements_(count > 0 ? allocate(count) : nullptr), size_(count) {
+        : elements_(count > 0 ? allocate(count) : Elements()), size_(count) {
         // Not value-initialised: Eigen::half's default constructor sets no value on some machines.
         std::uninitialized_fill_n(elements_.get(), count, T(0));
     }
@@ -51,17 +53,21 @@ class AlignedArray {
     [[nodiscard]] std::size_t size() const { return size_; }
 
   private:
-    static constexpr std::align_val_t alignment{64};
     struct Free {
+        std::align_val_t alignment{64};
         void operator()(T* memory) const { ::operator delete(memory, alignment); }
     };
+    using Elements = std::unique_ptr<T, Free>;
 
-    static T* allocate(std::size_t count) {
-        const CheckedSize<> bytes = CheckedSize<>("Tensor", count) * sizeof(T);
-        return static_cast<T*>(::operator new(bytes.bytes(), alignment));
+    static Elements allocate(std::size_t count) {
+        const std::size_t bytes = (CheckedSize<>("Tensor", count) * sizeof(T)).bytes();
+        const std::align_val_t alignment{bytes >= large_page ? large_page : 64};
+        Elements elements(static_cast<T*>(::operator new(bytes, alignment)), Free{alignment});
+        if (bytes >= large_page) ask_for_large_pages(elements.get(), bytes);
+        return elements;
     }
 
-    std::unique_ptr<T, Free> elements_;
+    Elements elements_;
     std::size_t size_ = 0;
 };
 
