@@ -2,12 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "heed/base/contract.hpp"
+#include "heed/base/cores.hpp"
 #include "heed/base/thread_pool.hpp"
 #include "support/allocation_counter.hpp"
 
@@ -47,6 +50,38 @@ TEST(Executor, RunsEachIndexOnceAndNoWorkerTwiceAtATime) {
             expect_each_once(record);
         }
 }
+
+#if HEED_KNOWS_CORES
+/// True when both workers of a loop stood on cores of their own while both were at work.
+bool stood_apart(ThreadPool& pool) {
+    std::atomic<int> here{0};
+    std::array<int, 2> cores{};
+    const auto meet = [&](Index index, int) {
+        ++here;
+        while (here < 2) std::this_thread::yield();
+        cores[static_cast<std::size_t>(index)] = sched_getcpu();
+        ++here;
+        while (here < 4) std::this_thread::yield();
+    };
+    pool.parallel_for(2, meet);
+    return cores[0] != cores[1];
+}
+
+// A thread that has slept wakes where it was woken from, and stays there for some milliseconds.
+TEST(Executor, ThreadsOfAPoolLeaveTheCoreOfTheCaller) {
+    const heed::detail::AllowedCores allowed;
+    if (CPU_COUNT(&allowed.cores()) < 2) GTEST_SKIP() << "one core";
+    ThreadPool pool(2);
+    int apart = 0;
+    constexpr int rounds = 30;
+    for (int round = 0; round < rounds; ++round) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(3));
+        apart += stood_apart(pool) ? 1 : 0;
+    }
+    // Not always: the system may move the caller meanwhile.
+    EXPECT_GE(apart, rounds * 2 / 3);
+}
+#endif
 
 TEST(Executor, EmptyReferenceAndSerialRunOnTheCaller) {
     const auto caller = std::this_thread::get_id();

@@ -18,6 +18,7 @@
 #endif
 
 #include "heed/base/contract.hpp"
+#include "heed/base/cores.hpp"
 #include "heed/base/executor.hpp"
 #include "heed/base/stay_awake.hpp"
 
@@ -28,7 +29,8 @@ namespace heed::inline v0 {
 /// A loop that is started inside a task of any ThreadPool runs on that task's thread alone, so
 /// nested calls neither multiply threads nor wait for each other. Several threads may use one pool
 /// at the same time. A loop allocates nothing. For a moment after a loop its threads stay awake for
-/// the next one, because waking them takes longer than a short attention.
+/// the next one, because waking them takes longer than a short attention. Its own threads stay off
+/// the cores of the loop's other workers, among the cores that were allowed when the pool was made.
 class ThreadPool {
   public:
     /// Starts threads - 1 threads. Throws ArgumentError unless threads is in [1, 1024].
@@ -68,6 +70,14 @@ class ThreadPool {
             active_ = 0;
             users_ = helpers + 1;
             error_ = nullptr;
+            cores_.clear();
+            cores_.stand_here();
+        }
+
+        /// What a thread of the pool does.
+        void help(const detail::AllowedCores& allowed) {
+            if (next_ < count_) cores_.find_a_place(allowed);
+            work();
         }
 
         void work() {
@@ -108,6 +118,7 @@ class ThreadPool {
         std::atomic<int> users_{0};
         std::mutex mutex_;
         std::exception_ptr error_;
+        detail::CoresInUse cores_;
     };
 
     /// Where the caller of a loop meets a thread that is still awake.
@@ -134,7 +145,7 @@ class ThreadPool {
     void help(Loop& first) {
         Door& door = doors_[static_cast<std::size_t>(pool_->CurrentThreadId())];
         for (Loop* loop = &first; loop != nullptr; loop = wait_at(door)) {
-            loop->work();
+            loop->help(allowed_);
             if (loop->leave()) give_back(*loop);
         }
     }
@@ -178,6 +189,7 @@ class ThreadPool {
     }
 
     int threads_;
+    detail::AllowedCores allowed_;
     std::mutex mutex_;
     std::vector<Loop> loops_ = std::vector<Loop>(64);
     std::vector<Loop*> free_;  ///< of them, never more than at first
