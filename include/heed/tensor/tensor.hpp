@@ -32,42 +32,39 @@ class AlignedArray {
   public:
     AlignedArray() = default;
     explicit AlignedArray(std::size_t count)
-        : elements_(count > 0 ? allocate(count) : Elements()), size_(count) {
+        : elements_(count > 0 ? allocate(count) : nullptr), size_(count) {
         // Not value-initialised: Eigen::half's default constructor sets no value on some machines.
-        std::uninitialized_fill_n(elements_.get(), count, T(0));
+        std::uninitialized_fill_n(elements_, count, T(0));
     }
     AlignedArray(const AlignedArray& other) : AlignedArray(other.size_) {
-        std::copy_n(other.data(), size_, data());
+        std::copy_n(other.elements_, size_, elements_);
     }
     AlignedArray(AlignedArray&& other) noexcept
-        : elements_(std::move(other.elements_)), size_(std::exchange(other.size_, 0)) {}
+        : elements_(std::exchange(other.elements_, nullptr)),
+          size_(std::exchange(other.size_, 0)) {}
     AlignedArray& operator=(AlignedArray other) noexcept {
-        elements_.swap(other.elements_);
+        std::swap(elements_, other.elements_);
         std::swap(size_, other.size_);
         return *this;
     }
-    ~AlignedArray() = default;
+    ~AlignedArray() { ::operator delete(elements_, alignment_of(size_ * sizeof(T))); }
 
-    [[nodiscard]] T* data() { return elements_.get(); }
-    [[nodiscard]] const T* data() const { return elements_.get(); }
+    [[nodiscard]] T* data() { return elements_; }
+    [[nodiscard]] const T* data() const { return elements_; }
     [[nodiscard]] std::size_t size() const { return size_; }
 
   private:
-    struct Free {
-        std::align_val_t alignment{64};
-        void operator()(T* memory) const { ::operator delete(memory, alignment); }
-    };
-    using Elements = std::unique_ptr<T, Free>;
-
-    static Elements allocate(std::size_t count) {
+    static T* allocate(std::size_t count) {
         const std::size_t bytes = (CheckedSize<>("Tensor", count) * sizeof(T)).bytes();
-        const std::align_val_t alignment{bytes >= large_page ? large_page : 64};
-        Elements elements(static_cast<T*>(::operator new(bytes, alignment)), Free{alignment});
-        if (bytes >= large_page) ask_for_large_pages(elements.get(), bytes);
+        T* const elements = static_cast<T*>(::operator new(bytes, alignment_of(bytes)));
+        if (bytes >= large_page) ask_for_large_pages(elements, bytes);
         return elements;
     }
+    static std::align_val_t alignment_of(std::size_t bytes) {
+        return std::align_val_t{bytes >= large_page ? large_page : 64};
+    }
 
-    Elements elements_;
+    T* elements_ = nullptr;
     std::size_t size_ = 0;
 };
 
