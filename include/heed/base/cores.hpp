@@ -1,8 +1,9 @@
 #pragma once
 // On which cores do the workers of a loop stand?
-// A thread that wakes may find itself on the core of the one that woke it, and the system takes
-// longer than a short loop to part them. Workers therefore tell where they are, and a pool's own
-// threads leave a core that another worker has. Does nothing where the system does not tell.
+// A thread that is woken may find itself on the core of the one that woke it, and the system takes
+// longer than a short loop to part them. A pool's own threads are therefore sent away from the
+// caller's core before they are woken, and leave a core that another worker has. Does nothing where
+// the system does not tell.
 
 #include <array>
 #include <atomic>
@@ -13,9 +14,11 @@
 
 #if defined(__linux__) && __has_include(<sched.h>)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
-#if defined(__linux__) && defined(CPU_SETSIZE)
+#if defined(__linux__) && defined(CPU_SETSIZE) && defined(SYS_gettid)
 #define HEED_KNOWS_CORES 1
 #else
 #define HEED_KNOWS_CORES 0
@@ -45,37 +48,62 @@ class CoresInUse {
         for (auto& word : words_) word.store(0, std::memory_order_relaxed);
     }
 
-    /// For the caller's thread, which stays where it is.
-    void stand_here() { (void)take(sched_getcpu()); }
+    /// For a worker's thread: false when another worker has its core.
+    bool stand_here() { return take(sched_getcpu()); }
 
-    /// For a thread of a pool: goes to a core that no other worker has, if there is one.
-    void find_a_place(const AllowedCores& allowed) {
-        if (take(sched_getcpu())) return;
-        cpu_set_t free = allowed.cores();
+    /// Those of the allowed cores that no worker has.
+    [[nodiscard]] cpu_set_t free(const AllowedCores& allowed) const {
+        cpu_set_t cores = allowed.cores();
         for (int core = 0; core < CPU_SETSIZE; ++core)
-            if (CPU_ISSET(core, &free) && is_taken(core)) CPU_CLR(core, &free);
-        // The thread is there when this returns. Refused, it works where it is.
-        if (CPU_COUNT(&free) > 0 && sched_setaffinity(0, sizeof free, &free) == 0)
-            (void)take(sched_getcpu());
+            if (CPU_ISSET(core, &cores) && is_taken(core)) CPU_CLR(core, &cores);
+        return cores;
     }
 
   private:
     static constexpr int bits = 64;
 
-    /// False when another worker had it.
     bool take(int core) {
         if (core < 0 || core >= CPU_SETSIZE) return true;
         const std::uint64_t bit = std::uint64_t{1} << (core % bits);
-        return (word(core).fetch_or(bit) & bit) == 0;
+        return (words_[word_of(core)].fetch_or(bit) & bit) == 0;
     }
-    [[nodiscard]] bool is_taken(int core) {
-        return (word(core).load() >> (core % bits) & 1) != 0;
+    [[nodiscard]] bool is_taken(int core) const {
+        return (words_[word_of(core)].load() >> (core % bits) & 1) != 0;
     }
-    [[nodiscard]] std::atomic<std::uint64_t>& word(int core) {
-        return words_[static_cast<std::size_t>(core / bits)];
-    }
+    static std::size_t word_of(int core) { return static_cast<std::size_t>(core / bits); }
 
     std::array<std::atomic<std::uint64_t>, CPU_SETSIZE / bits> words_{};
+};
+
+/// Where a thread of a pool may be. What the system refuses changes nothing.
+class ThreadPlace {
+  public:
+    /// For the thread itself, when it begins a loop: goes to a core that no other worker has, if
+    /// there is one.
+    void find(CoresInUse& in_use, const AllowedCores& allowed) {
+        thread_ = static_cast<pid_t>(syscall(SYS_gettid));
+        if (in_use.stand_here()) return;
+        move(in_use.free(allowed), -1);
+        in_use.stand_here();  // the thread is there when move returns
+    }
+
+    /// For a caller, before it wakes the thread: it shall not wake on the caller's core.
+    void leave_core_of_caller(const AllowedCores& allowed) {
+        const int core = sched_getcpu();
+        if (core < 0 || core >= CPU_SETSIZE || thread_ == 0 || avoided_ == core) return;
+        cpu_set_t others = allowed.cores();
+        CPU_CLR(core, &others);
+        move(others, core);
+    }
+
+  private:
+    void move(const cpu_set_t& cores, int avoided) {
+        if (CPU_COUNT(&cores) > 0 && sched_setaffinity(thread_, sizeof cores, &cores) == 0)
+            avoided_ = avoided;
+    }
+
+    std::atomic<pid_t> thread_{0};  ///< 0 before its first loop
+    std::atomic<int> avoided_{-1};  ///< the only allowed core that it may not use, or -1
 };
 
 #else
@@ -84,8 +112,12 @@ class AllowedCores {};
 class CoresInUse {
   public:
     void clear() {}
-    void stand_here() {}
-    void find_a_place(const AllowedCores&) {}
+    bool stand_here() { return true; }
+};
+class ThreadPlace {
+  public:
+    void find(CoresInUse&, const AllowedCores&) {}
+    void leave_core_of_caller(const AllowedCores&) {}
 };
 
 #endif

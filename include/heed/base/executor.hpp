@@ -140,8 +140,7 @@ struct Workers {
     ProcessExecutor::Held process = ProcessExecutor::get();
     ExecutorRef executor;
 
-    explicit Workers(double multiply_adds,
-                     const std::optional<ExecutorRef>& wanted = std::nullopt)
+    explicit Workers(double multiply_adds, const std::optional<ExecutorRef>& wanted = std::nullopt)
         : executor(wanted.value_or(process.executor)) {
         if (useful_workers(multiply_adds, executor.concurrency()) == 1) executor = serial;
     }

@@ -34,15 +34,18 @@ class Stages {
         add(count, f, size_ == 0 ? 0 : stages_[size_ - 1]->first_needed);
     }
 
-    /// One parallel loop of the executor over all stages. Any executor will do: pieces are taken in
-    /// order, so whoever waits does so for pieces that others are at work on. Rethrows what a piece
-    /// throws; pieces that nobody has begun are then left out.
+    /// One parallel loop of the executor over all stages. Any executor will do: whoever waits does
+    /// so for pieces that others are at work on. Rethrows what a piece throws; pieces that nobody
+    /// has begun are then left out.
+    ///
+    /// Each worker has a share of every stage, the same one each time, so that what it wrote in one
+    /// stage, or read in one run, is still near in the next; it helps with the shares of others
+    /// when its own is done.
     void run(const ExecutorRef& executor) const {
-        const Index workers = executor.concurrency();
-        if (workers == 1) return run_alone();
-        Progress progress;
-        executor.parallel_for(std::min(workers, count_),
-                              [&](Index, int worker) { work(progress, worker); });
+        const Index workers = std::min<Index>(executor.concurrency(), count_);
+        if (workers <= 1) return run_alone();
+        Progress progress{static_cast<int>(std::min(workers, most_shares))};
+        executor.parallel_for(workers, [&](Index, int worker) { work(progress, worker); });
     }
 
   private:
@@ -51,12 +54,35 @@ class Stages {
         Index first_needed;  ///< pieces below this must be done before it begins
         Index count;
         ParallelTask task;
+
+        /// Where a share of it begins, counted over all stages.
+        [[nodiscard]] Index share(int number, int shares) const {
+            return begin + count * number / shares;
+        }
     };
 
+    static constexpr Index most_shares = 16;
+
     struct Progress {
-        std::atomic<Index> next{0};
-        std::atomic<Index> done{0};
+        /// The next piece of a share. Of stages before the current one no piece is left.
+        struct alignas(64) Share {
+            std::atomic<Index> next{0};
+        };
+
+        int count;
+        std::array<Share, static_cast<std::size_t>(most_shares)> shares{};
+        alignas(64) std::atomic<Index> done{0};
         std::atomic<bool> failed{false};
+
+        /// The next piece of a share in [begin, end), or -1 when none is left.
+        Index take(int share, Index begin, Index end) {
+            std::atomic<Index>& next = shares[static_cast<std::size_t>(share)].next;
+            for (Index seen = next;;) {
+                const Index piece = std::max(seen, begin);
+                if (piece >= end) return -1;
+                if (next.compare_exchange_weak(seen, piece + 1)) return piece;
+            }
+        }
     };
 
     template <class F>
@@ -72,22 +98,39 @@ class Stages {
             for (Index i = 0; i < stages_[s]->count; ++i) stages_[s]->task(i, 0);
     }
 
-    /// Takes pieces until none is left.
+    /// A worker's way through the stages. Nobody goes on before all pieces of a stage are taken.
     void work(Progress& progress, int worker) const {
-        std::size_t s = 0;
-        for (Index piece = progress.next++; piece < count_; piece = progress.next++) {
-            while (piece >= stages_[s]->begin + stages_[s]->count) ++s;
-            const Stage& stage = *stages_[s];
-            if (!wait_for(progress, stage.first_needed)) return;
+        for (std::size_t s = 0; s < size_ && !progress.failed; ++s) {
             try {
-                stage.task(piece - stage.begin, worker);
+                const Index done = take_part(progress, *stages_[s], worker);
+                if (done == 0) continue;
+                progress.done += done;
             } catch (...) {
-                stop(progress);
+                progress.failed = true;
+                progress.done = count_;
+                progress.done.notify_all();
                 throw;
             }
-            ++progress.done;
             progress.done.notify_all();
         }
+    }
+
+    /// Computes pieces until all are taken, of its own share first, and returns how many.
+    static Index take_part(Progress& progress, const Stage& stage, int worker) {
+        Index done = 0;
+        for (int i = 0; i < progress.count; ++i) {
+            const int share = (worker + i) % progress.count;
+            const Index begin = stage.share(share, progress.count);
+            const Index end = stage.share(share + 1, progress.count);
+            for (Index piece = progress.take(share, begin, end); piece >= 0;
+                 piece = progress.take(share, begin, end)) {
+                if (done == 0 && !wait_for(progress, stage.first_needed)) return 0;
+                if (progress.failed) return 0;
+                stage.task(piece - stage.begin, worker);
+                ++done;
+            }
+        }
+        return done;
     }
 
     /// False when a piece has failed, so that the others will never all be done.
@@ -96,13 +139,6 @@ class Stages {
         for (Index done = progress.done; done < needed; done = progress.done)
             progress.done.wait(done);
         return !progress.failed;
-    }
-
-    void stop(Progress& progress) const {
-        progress.next = count_;
-        progress.failed = true;
-        progress.done = count_;
-        progress.done.notify_all();
     }
 
     static constexpr std::size_t most = 48;  ///< a layer's backward has some thirty

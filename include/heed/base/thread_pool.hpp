@@ -48,8 +48,7 @@ class ThreadPool {
         if (taken == nullptr) return serial.parallel_for(count, task);
         Loop& loop = *taken;
         loop.begin(count, task, helpers);
-        for (int missing = helpers - invite(loop, helpers); missing > 0; --missing)
-            pool_->Schedule([this, &loop] { help(loop); });
+        if (const int missing = helpers - invite(loop, helpers); missing > 0) wake(loop, missing);
         loop.work();
         loop.wait();
         const std::exception_ptr error = loop.error();
@@ -75,8 +74,8 @@ class ThreadPool {
         }
 
         /// What a thread of the pool does.
-        void help(const detail::AllowedCores& allowed) {
-            if (next_ < count_) cores_.find_a_place(allowed);
+        void help(detail::ThreadPlace& place, const detail::AllowedCores& allowed) {
+            if (next_ < count_) place.find(cores_, allowed);
             work();
         }
 
@@ -126,6 +125,7 @@ class ThreadPool {
         enum State : int { closed, open, invited };
         std::atomic<int> state{closed};
         Loop* loop = nullptr;  ///< of the invitation
+        detail::ThreadPlace place;
     };
 
     /// Invites awake threads to a loop, at most `wanted`, and returns how many.
@@ -141,11 +141,18 @@ class ThreadPool {
         return count;
     }
 
+    /// Has so many threads that sleep come to a loop.
+    void wake(Loop& loop, int count) {
+        for (Door& door : doors_)
+            if (door.state == Door::closed) door.place.leave_core_of_caller(allowed_);
+        for (; count > 0; --count) pool_->Schedule([this, &loop] { help(loop); });
+    }
+
     /// What a thread of the pool does from its waking to its sleep.
     void help(Loop& first) {
         Door& door = doors_[static_cast<std::size_t>(pool_->CurrentThreadId())];
         for (Loop* loop = &first; loop != nullptr; loop = wait_at(door)) {
-            loop->help(allowed_);
+            loop->help(door.place, allowed_);
             if (loop->leave()) give_back(*loop);
         }
     }
