@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -132,7 +133,9 @@ TYPED_TEST(WeightsOf, PackingAgainAllocatesNothing) {
     auto gradients = layer.make_gradients();
     heed::Tensor<float, 3> y(this->x.shape());
     const auto forward = [&] {
-        if constexpr (requires { layer.forward(this->x.view(), this->x.view(), this->x.view(), y.view()); })
+        if constexpr (requires {
+                          layer.forward(this->x.view(), this->x.view(), this->x.view(), y.view());
+                      })
             layer.forward(this->x.view(), this->x.view(), this->x.view(), y.view());
         else
             layer.forward(this->x.view(), y.view());
@@ -147,8 +150,9 @@ TYPED_TEST(WeightsOf, PackingAgainAllocatesNothing) {
 template <class W>
 double units_of() {
     if (std::is_same_v<W, float>) return 0;
-    return std::is_same_v<W, heed::half> ? 0x1p-10 : std::is_same_v<W, heed::bfloat16> ? 0x1p-7
-                                                                                        : 1.0 / 64;
+    return std::is_same_v<W, heed::half>       ? 0x1p-10
+           : std::is_same_v<W, heed::bfloat16> ? 0x1p-7
+                                               : 1.0 / 64;
 }
 
 TYPED_TEST(WeightsOf, StoredInFewerBitsAnswerNearly) {
@@ -181,7 +185,8 @@ TYPED_TEST(WeightsOf, StoredWeightsCannotBeViewedSavedLoadedOrTrained) {
             f();
             FAIL() << "not refused";
         } catch (const heed::ArgumentError& error) {
-            EXPECT_THAT(error.what(), testing::HasSubstr("weights that were stored in another form"));
+            EXPECT_THAT(error.what(),
+                        testing::HasSubstr("weights that were stored in another form"));
         }
     };
     NamedTensors empty;
@@ -192,6 +197,73 @@ TYPED_TEST(WeightsOf, StoredWeightsCannotBeViewedSavedLoadedOrTrained) {
     expect_refusal([&] { layer.template store_weights_as<float>(); });
     const auto before = this->answer();
     EXPECT_EQ(this->answer(), before);
+}
+
+/// All elements of all parameters.
+template <class Module>
+std::vector<float> elements_of(Module& module) {
+    std::vector<float> all;
+    module.for_each_parameter([&](const std::string&, auto view) {
+        heed::detail::for_each_element([&](float element) { all.push_back(element); }, view);
+    });
+    return all;
+}
+
+template <class Module>
+void write_everywhere(Module& module, float value) {
+    module.for_each_parameter([&](const std::string&, auto view) { heed::fill(view, value); });
+}
+
+// Zeros need not be written before somebody reads or adds, and nobody can tell.
+TYPED_TEST(WeightsOf, GradientsBeginAtZeroWhateverWasThere) {
+    auto& layer = this->module;
+    if constexpr (requires { layer.train(); }) layer.train();
+    auto cleared = layer.make_gradients(), written = layer.make_gradients();
+    write_everywhere(cleared, std::numeric_limits<float>::quiet_NaN());
+    cleared.pack_weights();
+    cleared.fill_parameters(0);
+    write_everywhere(written, 0);
+    const auto dy = random_tensor<float, 3>(this->random, this->x.shape());
+    Tensor<float, 3> y(dy.shape()), dx(dy.shape());
+    const auto go_back = [&](TypeParam& gradients) {
+        if constexpr (std::is_same_v<TypeParam, Linear<float>>)
+            layer.template backward<3>(this->x, dy, dx, gradients);
+        else
+            layer.backward(this->x, dy, dx, gradients);
+    };
+    for (const char* step : {"first", "added to the first"}) {
+        y = layer(this->x.view());
+        go_back(cleared);
+        go_back(written);
+        const auto found = elements_of(cleared);
+        EXPECT_EQ(found, elements_of(written)) << step;
+        EXPECT_NE(found, this->last) << step;
+        this->last = found;
+    }
+}
+
+TYPED_TEST(WeightsOf, ClearedParametersReadAsZerosToEverybody) {
+    auto& layer = this->module;
+    const auto all_zeros = testing::Each(0.0f);
+    std::vector<std::function<float()>> kept;
+    layer.for_each_parameter(
+        [&](const std::string&, auto view) { kept.push_back([view] { return *view.data(); }); });
+    layer.fill_parameters(0);
+    for (const auto& first_of : kept) EXPECT_EQ(first_of(), 0) << "in a view from before";
+
+    layer.pack_weights();
+    write_everywhere(layer, 1);
+    layer.pack_weights();
+    layer.fill_parameters(0);
+    const TypeParam copy(layer);
+    NamedTensors saved;
+    copy.save(saved);
+    TypeParam other = made<TypeParam>();
+    other.reset_parameters(2);
+    other.load(saved);
+    EXPECT_THAT(elements_of(other), all_zeros);
+    EXPECT_THAT(values(TypeParam(copy)(this->x.view())), all_zeros);
+    EXPECT_THAT(elements_of(layer), all_zeros);
 }
 
 TEST(StoredWeights, AreRefusedByBackwardBeforeAnythingIsWritten) {

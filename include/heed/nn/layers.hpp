@@ -123,7 +123,7 @@ class Linear : public Module<Linear<T>> {
         return weight_.for_product(bias_);
     }
     /// Where backward adds to, in a module of gradients.
-    [[nodiscard]] TensorView<T, 2> weight_gradient() { return weight_.change(); }
+    [[nodiscard]] detail::GradientSum<T> weight_gradient() { return weight_.sum(); }
 
   private:
     detail::WeightMatrix<T> weight_;

@@ -13,7 +13,7 @@ template <ComputeScalar T>
 class LinearGradientStages {
   public:
     LinearGradientStages(RowList<const T> x, TensorView<const T, 2> weight, RowList<const T> dy,
-                         RowList<T> dx, RowList<const T> residual, TensorView<T, 2> dweight,
+                         RowList<T> dx, RowList<const T> residual, const GradientSum<T>& dweight,
                          TensorView<T, 1> dbias)
         : wants_dx_(!dx.is_absent()),
           input_(dy, weight, dx, residual),

@@ -138,15 +138,14 @@ class WeightLoader {
     /// After check: nothing is refused any more.
     template <class Module>
     void assign(Module& module, const std::string& prefix) {
-        Module::visit_parameters(
-            module,
-            detail::AtOnce{[&](const std::string& name, auto parameter) {
-                using View = decltype(parameter);
-                using T = typename View::value_type;
-                copy(weights_.to<T, View::rank()>(name).view(), parameter);
-                used_.insert(name);
-            }},
-            prefix);
+        Module::visit_parameters(module,
+                                 detail::AtOnce{[&](const std::string& name, auto parameter) {
+                                     using View = decltype(parameter);
+                                     using T = typename View::value_type;
+                                     copy(weights_.to<T, View::rank()>(name).view(), parameter);
+                                     used_.insert(name);
+                                 }},
+                                 prefix);
     }
 
     [[nodiscard]] bool was_used(const std::string& name) const { return used_.contains(name); }
@@ -183,8 +182,8 @@ class Module {
                            prefix);
     }
 
-    /// Calls visit(prefix + name, view) for each parameter, always in the same order. Views that may
-    /// be written may be kept: see pack_weights.
+    /// Calls visit(prefix + name, view) for each parameter, always in the same order. Views that
+    /// may be written may be kept: see pack_weights.
     template <class Visitor>
     void for_each_parameter(Visitor&& visit, const std::string& prefix = "") {
         Derived::visit_parameters(self(), visit, prefix);
@@ -203,9 +202,7 @@ class Module {
 
     /// Sets every scalar of every parameter to the same value.
     void fill_parameters(double value) {
-        for_each_parameter(detail::AtOnce{[value](const std::string&, auto view) {
-            fill(view, detail::convert<typename decltype(view)::value_type>(value));
-        }});
+        Derived::visit_parameters(self(), detail::FillParameters{value}, "");
     }
 
     /// Where `backward` puts the gradients of this module's parameters: a copy whose parameters are
@@ -225,8 +222,8 @@ class Module {
 
     /// Keeps the weights of products as W alone: half or bfloat16, or std::int8_t with a scale for
     /// each output; they are computed with in float. float keeps them as they are, packed, in half
-    /// the memory. Other parameters (biases, norms, embeddings) stay. For inference: afterwards such
-    /// weights cannot be viewed, saved, loaded or trained, which throws ArgumentError. Throws
+    /// the memory. Other parameters (biases, norms, embeddings) stay. For inference: afterwards
+    /// such weights cannot be viewed, saved, loaded or trained, which throws ArgumentError. Throws
     /// ArgumentError for whole numbers of weights that are not finite.
     /// Rounding: half a unit of W; for int8_t half of the output's largest magnitude / 127.
     template <class W>

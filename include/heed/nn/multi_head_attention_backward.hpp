@@ -99,8 +99,8 @@ class NormOfHeadsGradient {
 
 }  // namespace detail
 
-/// One backward, checked and ready to run. dx of the inputs may be absent; where they are one input,
-/// dquery alone is wanted, and is residual + the gradient of that input.
+/// One backward, checked and ready to run. dx of the inputs may be absent; where they are one
+/// input, dquery alone is wanted, and is residual + the gradient of that input.
 template <ComputeScalar T>
 template <ScorePart Mask>
 class MultiHeadAttention<T>::Backward {
@@ -127,7 +127,7 @@ class MultiHeadAttention<T>::Backward {
         if (one_input && call_.side_by_side)
             to_inputs_[0].emplace(Rows(query), std::as_const(self.in_weight_).view(),
                                   Rows(self.side_by_side_in(self.d_heads_, call_)),
-                                  rows(inputs.dquery), residual, gradients.in_weight_.change(),
+                                  rows(inputs.dquery), residual, gradients.in_weight_.sum(),
                                   gradients.in_bias_);
         else if (one_input)
             go_back_to(query, query, query, {inputs.dquery, inputs.dquery, inputs.dquery}, residual,
@@ -175,12 +175,13 @@ class MultiHeadAttention<T>::Backward {
 
     void drop(TensorView<const T, 3> d_out) {
         if (self_.out_dropout_.last().probability == 0.0) return;
-        drop_.emplace(self_.out_dropout_.last(), Rows(d_out), rows(self_.d_out_.view(d_out.shape())));
+        drop_.emplace(self_.out_dropout_.last(), Rows(d_out),
+                      rows(self_.d_out_.view(d_out.shape())));
     }
     void project(TensorView<const T, 3>) {
         if (!self_.options_.out_projection) return;
         project_.emplace(Rows(read(context_)), std::as_const(self_.out_weight_).view(),
-                         Rows(d_product_), rows(d_context_), Rows(), gradients_.out_weight_.change(),
+                         Rows(d_product_), rows(d_context_), Rows(), gradients_.out_weight_.sum(),
                          gradients_.out_bias_);
     }
     void norm_heads() {
@@ -193,8 +194,7 @@ class MultiHeadAttention<T>::Backward {
         prepare(query_norm_, self_.template norm_of<0>(), self_.q_before_norm_, d_.q,
                 gradients_.q_norm_weight_, gradients_.q_norm_bias_);
         prepare(key_norm_, self_.template norm_of<1>(), self_.k_before_norm_,
-                d_.k.slice(2, 0, call_.kv_len), gradients_.k_norm_weight_,
-                gradients_.k_norm_bias_);
+                d_.k.slice(2, 0, call_.kv_len), gradients_.k_norm_weight_, gradients_.k_norm_bias_);
     }
 
     /// By way of the three projections, one after another where their gradients are added up.
@@ -206,7 +206,8 @@ class MultiHeadAttention<T>::Backward {
             const Rows before = adds_up && part > 0 ? rows(dx).to_read() : residual;
             to_inputs_[part].emplace(
                 Rows(x), self_.template weight_of<part>(), Rows(read(dy)), rows(dx), before,
-                self_.template part_of<part>(gradients_.template matrix_of<part>().change()),
+                detail::GradientSum<T>{
+                    self_.template part_of<part>(gradients_.template matrix_of<part>().change())},
                 bias_of<part>(gradients_));
         };
         go_back.template operator()<0>(query, d_.q.merge_heads(), inputs.dquery);
@@ -233,10 +234,9 @@ class MultiHeadAttention<T>::Backward {
 template <ComputeScalar T>
 template <ScorePart Mask>
 void MultiHeadAttention<T>::run_backward(TensorView<const T, 3> query, TensorView<const T, 3> key,
-                                         TensorView<const T, 3> value,
-                                         TensorView<const T, 3> d_out, const Gradients& inputs,
-                                         MultiHeadAttention& gradients, const Mask& mask,
-                                         bool one_input) {
+                                         TensorView<const T, 3> value, TensorView<const T, 3> d_out,
+                                         const Gradients& inputs, MultiHeadAttention& gradients,
+                                         const Mask& mask, bool one_input) {
     check_backward(query, key, value, d_out, inputs, gradients, mask);
     const detail::Workers workers(2 * multiply_adds(query.shape(), key.shape()));
     const Backward<Mask> backward(*this, query, key, value, d_out, inputs, gradients, mask,

@@ -10,7 +10,7 @@
 #include <string>
 #include <utility>
 
-#include "heed/ops/product.hpp"
+#include "heed/ops/product_gradients.hpp"
 #include "heed/tensor/tensor.hpp"
 
 namespace heed::inline v0::detail {
@@ -43,19 +43,34 @@ class WeightMatrix {
     /// To read. Throws ArgumentError where there is no matrix any more.
     [[nodiscard]] TensorView<const T, 2> view() const {
         require_matrix();
+        write_zeros();
         return matrix_;
     }
     /// To keep and to write at any time.
     [[nodiscard]] TensorView<T, 2> view() {
         require_matrix();
+        write_zeros();
         packs_.state = State::in_place;
         return matrix_;
     }
     /// To write at once.
     [[nodiscard]] TensorView<T, 2> change() {
+        const GradientSum<T> to = sum();
+        write_zeros();
+        return to.to;
+    }
+    /// To add a gradient to at once.
+    [[nodiscard]] GradientSum<T> sum() {
         require_matrix();
         if (packs_.state == State::packed) packs_.state = State::changed;
-        return matrix_;
+        return {matrix_, &packs_.cleared};
+    }
+    /// Sets all elements to 0. Unless the caller has a view, whoever is next to read or to add
+    /// writes the zeros.
+    void clear() {
+        (void)sum();
+        packs_.cleared = true;
+        if (!is_packed()) write_zeros();
     }
 
     /// Products read the weights as they are now, packed; to be called again after writing to views
@@ -71,6 +86,7 @@ class WeightMatrix {
     void store_as() {
         require_matrix();
         if (empty()) return;
+        write_zeros();
         std::array<PackedWeights<T>, most_parts> packed;
         for (std::size_t part = 0; part < parts_; ++part) {
             if constexpr (std::is_same_v<W, T>)
@@ -94,6 +110,7 @@ class WeightMatrix {
     /// A part and its bias for a product. Valid until the weights change.
     [[nodiscard]] ProductWeights<T> for_product(TensorView<const T, 1> bias,
                                                 std::size_t part = 0) const {
+        write_zeros();
         if (!is_packed()) return {rows_of(part), bias};
         pack_changes();
         return {{}, bias, &packs_.parts[part]};
@@ -102,10 +119,12 @@ class WeightMatrix {
   private:
     enum class State { changed, packed, in_place, packed_alone };
 
-    /// Packed weights, and whether they are those of the matrix. Copies pack anew, when they need to.
+    /// Packed weights, and whether they are those of the matrix, and whether that was set to 0
+    /// without writing it. Copies pack anew, when they need to.
     struct Packs {
         std::atomic<State> state{State::changed};
-        std::mutex packing;
+        std::atomic<bool> cleared{false};
+        std::mutex changing;
         std::array<PackedWeights<T>, most_parts> parts;
 
         Packs() = default;
@@ -115,11 +134,13 @@ class WeightMatrix {
             const bool alone = other.state == State::packed_alone;
             if (alone) parts = other.parts;
             state = alone ? State::packed_alone : State::changed;
+            cleared = other.cleared.load();
             return *this;
         }
         Packs& operator=(Packs&& other) noexcept {
             parts = std::move(other.parts);
             state = other.state.load();
+            cleared = other.cleared.load();
             return *this;
         }
         ~Packs() = default;
@@ -130,15 +151,23 @@ class WeightMatrix {
         return matrix_.view().slice(0, begin, ends_[part] - begin);
     }
 
+    void write_zeros() const {
+        if (!packs_.cleared) return;
+        const std::lock_guard lock(packs_.changing);
+        if (!packs_.cleared) return;
+        fill(matrix_.view(), T(0));
+        packs_.cleared = false;
+    }
+
     void pack_changes() const {
         if (packs_.state != State::changed) return;
-        const std::lock_guard lock(packs_.packing);
+        const std::lock_guard lock(packs_.changing);
         if (packs_.state != State::changed) return;
         for (std::size_t part = 0; part < parts_; ++part) packs_.parts[part].pack(rows_of(part));
         packs_.state = State::packed;
     }
 
-    Tensor<T, 2> matrix_;
+    mutable Tensor<T, 2> matrix_;
     Shape<2> shape_;
     std::array<Index, most_parts> ends_{};
     std::size_t parts_ = 0;
@@ -182,6 +211,24 @@ void visit_weight(Matrix& matrix, Visitor&& visit, const std::string& name) {
     else
         visit(name, shown_to<Visitor>(matrix));
 }
+
+/// What Module::fill_parameters does.
+struct FillParameters {
+    static constexpr bool keeps_no_views = true;
+    double value;
+
+    template <class T, int Rank>
+    void operator()(const std::string&, TensorView<T, Rank> view) const {
+        fill(view, convert<T>(value));
+    }
+    template <class T>
+    void visit_matrix(WeightMatrix<T>& matrix) const {
+        if (value == 0)
+            matrix.clear();
+        else
+            fill(matrix.change(), convert<T>(value));
+    }
+};
 
 /// What Module::pack_weights and store_weights_as do to each matrix; other parameters stay.
 struct PackMatrices {

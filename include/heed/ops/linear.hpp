@@ -41,8 +41,7 @@ void check_linear(std::string_view where, TensorView<const T, Rank> x, const Sha
                   TensorView<const T, 1> bias, TensorView<T, Rank> y, const Others&... others) {
     require_linear_input(where, x, weight);
     require_memory(where, "the bias", bias);
-    if (bias.data() != nullptr)
-        require_shape(where, "the bias", bias.shape(), Shape<1>(weight[0]));
+    if (bias.data() != nullptr) require_shape(where, "the bias", bias.shape(), Shape<1>(weight[0]));
     require_output(where, "the output", y, x.shape().with(Rank - 1, weight[0]), x, bias, others...);
     require_contiguous_rows(where, "the output", y);
 }
@@ -128,7 +127,7 @@ void linear_backward(const X& x, InputView<ElementOf<X>, 2> weight,
             const detail::InputGradient<T> input(slopes, weight, to);
             workers.executor.parallel_for(input.count(), input);
         }
-        const detail::WeightGradient<T> gradient(from, slopes, into, bias);
+        const detail::WeightGradient<T> gradient(from, slopes, {into}, bias);
         workers.executor.parallel_for(gradient.count(), gradient);
     };
     detail::for_each_row_list(go_back, read(x), dy, dx);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 
 #include "heed/ops/product.hpp"
 
@@ -48,8 +49,8 @@ class InputGradient {
         std::fill_n(sums.data, rows * row, C(0));
         const auto part = [&](Index n) {
             const Index count = std::clamp<Index>(weight_.extent(0) - n, 0, terms);
-            return weight_.slice(0, weight_.extent(0) - n > 0 ? n : 0, count).slice(1, column,
-                                                                                    columns);
+            return weight_.slice(0, weight_.extent(0) - n > 0 ? n : 0, count)
+                .slice(1, column, columns);
         };
         for (Index n = 0; n < weight_.extent(0); n += terms) {
             LinesAhead ahead;
@@ -79,34 +80,46 @@ class InputGradient {
     LaneTiling tiling_;
 };
 
+/// Where a gradient is added to. It may stand for zeros that nobody has written: whoever adds
+/// writes them first, which takes less time while they are near.
+template <class C>
+struct GradientSum {
+    TensorView<C, 2> to = {};
+    std::atomic<bool>* is_unwritten = nullptr;
+};
+
 /// What a layer of products adds to the gradients of its weight and bias: dW += dy^T x and
 /// db += the sum over rows of dy, both of which may be absent.
 template <class C>
 class WeightGradient {
   public:
     /// Rows are contiguous.
-    WeightGradient(RowList<const C> x, RowList<const C> dy, TensorView<C, 2> dweight,
+    WeightGradient(RowList<const C> x, RowList<const C> dy, const GradientSum<C>& dweight,
                    TensorView<C, 1> dbias)
         : kernels_(tile_kernels<C>()),
           x_(x),
           dy_(dy),
           common_(x, dy),
-          dweight_(dweight),
+          dweight_(dweight.to),
+          is_unwritten_(dweight.is_unwritten),
+          writes_zeros_(is_unwritten_ != nullptr && *is_unwritten_),
           dbias_(dbias),
-          whole_(dweight.extent(1) / kernels_.lanes * kernels_.lanes),
-          tiling_(whole_, kernels_.lanes) {}
+          whole_(dweight_.extent(1) / kernels_.lanes * kernels_.lanes),
+          tiling_(whole_, kernels_.lanes),
+          outputs_(outputs_at_once()) {}
 
     [[nodiscard]] Index count() const {
         const bool wanted = is_wanted(dweight_) || is_wanted(dbias_);
-        return wanted ? pieces(dy_.columns(), outputs) * groups() : 0;
+        return wanted ? pieces(dy_.columns(), outputs_) * groups() : 0;
     }
 
     /// Some rows of dW, and of their features a group of tiles; the first group takes db and what
     /// is left of the features behind whole registers.
     void operator()(Index piece, int /*worker*/) const {
-        const Index first = piece / groups() * outputs, group = piece % groups();
-        const Index rows = std::min(outputs, dy_.columns() - first);
-        StackScratch<C, outputs * terms> lanes;
+        const Index first = piece / groups() * outputs_, group = piece % groups();
+        const Index rows = std::min(outputs_, dy_.columns() - first);
+        if (writes_zeros_) write_zeros(first, rows, group);
+        StackScratch<C, most_outputs * terms> lanes;
         for (Index matrix = 0; matrix < common_.matrices; ++matrix)
             for (Index m = 0; m < common_.rows; m += terms) {
                 const Index count = std::min(terms, common_.rows - m);
@@ -121,7 +134,11 @@ class WeightGradient {
     }
 
   private:
-    static constexpr Index terms = product_terms, outputs = 64, group_tiles = 8;
+    /// Outputs of a piece: with more of them many rows of x come from memory less often, with fewer
+    /// there are enough pieces for several workers.
+    static constexpr Index most_outputs = sizeof(C) > 4 ? 64 : 128, fewest_outputs = 64;
+    static constexpr Index many_rows = 512, enough_pieces = 8;
+    static constexpr Index terms = product_terms, group_tiles = 8;
 
     /// Rows of x and dy, and outputs: [output][row].
     struct Chunk {
@@ -131,27 +148,50 @@ class WeightGradient {
         Index row;  ///< of lanes
     };
 
+    [[nodiscard]] Index outputs_at_once() const {
+        const bool many = common_.matrices * common_.rows >= many_rows &&
+                          pieces(dy_.columns(), most_outputs) * groups() >= enough_pieces;
+        return many ? most_outputs : fewest_outputs;
+    }
     [[nodiscard]] Index groups() const {
         return std::max<Index>(1, pieces(dweight_.empty() ? 0 : tiling_.count(), group_tiles));
     }
 
+    [[nodiscard]] Index end_of(Index group) const {
+        return std::min(tiling_.count(), (group + 1) * group_tiles);
+    }
+    [[nodiscard]] Index column_of(Index tile) const {
+        return tile < tiling_.count() ? tiling_.begin(tile) : whole_;
+    }
+
+    /// What the piece adds to.
+    void write_zeros(Index first, Index rows, Index group) const {
+        if (!is_wanted(dweight_)) return;
+        *is_unwritten_ = false;
+        const TensorView<C, 2> part = dweight_.slice(0, first, rows);
+        const Index begin = column_of(group * group_tiles);
+        fill(part.slice(1, begin, column_of(end_of(group)) - begin), C(0));
+        if (group == 0) fill(part.slice(1, whole_, part.extent(1) - whole_), C(0));
+    }
+
     void add_tiles(const Chunk& c, Index group) const {
         if (!is_wanted(dweight_)) return;
-        const Index end = std::min(tiling_.count(), (group + 1) * group_tiles);
+        const Index end = end_of(group);
         for (Index tile = group * group_tiles; tile < end; ++tile) {
             const Index column = tiling_.begin(tile);
             LinesAhead ahead;
             if (tile + 1 < end) add_lines_of(c, tile + 1, ahead);
             kernels_.weighted_sums[tiling_.width(tile) - 1](
-                c.lanes, c.row, c.outputs, x_.first_of(c.first_row) + column, x_.row_stride(), c.rows,
-                dweight_.row(c.first_output) + column, dweight_.stride(0), ahead);
+                c.lanes, c.row, c.outputs, x_.first_of(c.first_row) + column, x_.row_stride(),
+                c.rows, dweight_.row(c.first_output) + column, dweight_.stride(0), ahead);
         }
     }
 
     /// What a tile reads.
     void add_lines_of(const Chunk& c, Index tile, LinesAhead& ahead) const {
         const Index column = tiling_.begin(tile);
-        const Index columns = std::min<Index>(tiling_.width(tile) * kernels_.lanes, whole_ - column);
+        const Index columns =
+            std::min<Index>(tiling_.width(tile) * kernels_.lanes, whole_ - column);
         ahead.add(TensorView<const C, 2>(dweight_)
                       .slice(0, c.first_output, c.outputs)
                       .slice(1, column, columns));
@@ -160,7 +200,7 @@ class WeightGradient {
 
     void add_rest(const Chunk& c) const {
         if (is_wanted(dbias_)) {
-            std::array<C, static_cast<std::size_t>(outputs)> sums{};
+            std::array<C, static_cast<std::size_t>(most_outputs)> sums{};
             kernels_.lane_sums(c.lanes, c.row, c.outputs, sums.data());
             for (Index n = 0; n < c.outputs; ++n)
                 dbias_(c.first_output + n) += sums[static_cast<std::size_t>(n)];
@@ -168,7 +208,7 @@ class WeightGradient {
         const Index left = dweight_.extent(1) - whole_, row = kernels_.lanes;
         if (!is_wanted(dweight_) || left == 0) return;
         StackScratch<C, terms * most_lanes<C>> panel;
-        StackScratch<C, outputs * most_lanes<C>> sums;
+        StackScratch<C, most_outputs * most_lanes<C>> sums;
         const TensorView<C, 2> to =
             dweight_.slice(0, c.first_output, c.outputs).slice(1, whole_, left);
         load_panel<C>(x_.block(c.first_row, c.rows).slice(1, whole_, left), row, panel.data);
@@ -184,9 +224,12 @@ class WeightGradient {
     RowList<const C> dy_;
     CommonRows common_;
     TensorView<C, 2> dweight_;
+    std::atomic<bool>* is_unwritten_;
+    bool writes_zeros_;
     TensorView<C, 1> dbias_;
     Index whole_;  ///< features that fill registers
     LaneTiling tiling_;
+    Index outputs_;
 };
 
 }  // namespace heed::inline v0::detail
