@@ -142,8 +142,8 @@ TYPED_TEST(LayerKernelsTest, ActivationsHaveLimits) {
     const T huge = std::numeric_limits<T>::max(), inf = this->infinity;
     for (const Activation activation :
          {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu}) {
-        std::vector<T> x = {-inf, -huge, -1000, 0, 1000, huge, inf,
-                            std::numeric_limits<T>::quiet_NaN()};
+        std::vector<T> x = {-inf, -huge, -1000, 0,
+                            1000, huge,  inf,   std::numeric_limits<T>::quiet_NaN()};
         std::vector<T> y = x, one(x.size(), T(1)), dx(x.size());
         const auto count = static_cast<Index>(x.size());
         this->kernels.activate(activation, y.data(), count);
@@ -232,8 +232,8 @@ TYPED_TEST(LayerKernelsTest, SumsAndProductsOfRows) {
         }
         const Wide n = static_cast<Wide>(count) + 1;
         this->expect_near(this->kernels.sum(x.data(), count), sum, 4 * n, "sum");
-        this->expect_near(this->kernels.squares(x.data(), count, shift), squares,
-                          (squares + 4) * n, "squares");
+        this->expect_near(this->kernels.squares(x.data(), count, shift), squares, (squares + 4) * n,
+                          "squares");
         EXPECT_NEAR(this->kernels.wide_squares(x.data(), count), static_cast<double>(plain),
                     1e-14 * static_cast<double>((plain + 1) * n));
         EXPECT_EQ(static_cast<Wide>(this->kernels.largest(x.data(), count)), most);
@@ -303,8 +303,7 @@ TYPED_TEST(LayerKernelsTest, NormsAndTheirGradientsRowByRow) {
         this->kernels.scale_row(x.data(), count, by, w, b, y.data());
         this->kernels.norm_sums(x.data(), dy.data(), w, count, by, sums);
         this->kernels.norm_gradient(x.data(), dy.data(), w, count, by, mean, along, dx.data());
-        this->kernels.norm_parameters(x.data(), dy.data(), count, by, dweight.data(),
-                                      dbias.data());
+        this->kernels.norm_parameters(x.data(), dy.data(), count, by, dweight.data(), dbias.data());
         Wide slopes = 0, products = 0;
         for (std::size_t c = 0; c < x.count; ++c) {
             const Wide n = (Wide(x[c]) - by.shift) * by.factor;
@@ -339,9 +338,9 @@ TYPED_TEST(LayerKernelsTest, AdamWMovesEachParameter) {
         for (std::size_t c = 0; c < w.count; ++c) {
             const Wide mean = m0[c] + Wide(step.share1) * (Wide(g[c]) - m0[c]);
             const Wide square = Wide(step.beta2) * v0[c] + Wide(step.share2) * g[c] * g[c];
-            const Wide moved = Wide(step.keep) * w0[c] -
-                               Wide(step.rate) * mean / (std::sqrt(square) / step.root +
-                                                         step.epsilon);
+            const Wide moved =
+                Wide(step.keep) * w0[c] -
+                Wide(step.rate) * mean / (std::sqrt(square) / step.root + step.epsilon);
             this->expect_near(m[c], mean, 8, "mean");
             this->expect_near(v[c], square, 16, "square");
             this->expect_near(w[c], moved, 40 * (1 + std::abs(moved)), "parameter");

@@ -64,6 +64,23 @@ TEST(LinesAhead, NamesSeveralBlocksOneAfterAnother) {
     expect_all_named<float>(lines_of(ahead, 1, 16), b);
 }
 
+TEST(LinesAhead, SpreadsLinesOverTheAsks) {
+    const heed::Tensor<float, 2> rows({10, 48});  // 30 lines
+    LinesAhead ahead;
+    ahead.add_evenly(TensorView<const float, 2>(rows), 120);
+    EXPECT_NEAR(static_cast<double>(lines_of(ahead, 6, 10).size()), 15, 1);
+    LinesAhead again;
+    again.add_evenly(TensorView<const float, 2>(rows), 120);
+    expect_all_named<float>(lines_of(again, 12, 10), rows);
+}
+
+TEST(LinesAhead, TooFewAsksNameALineEach) {
+    const heed::Tensor<float, 2> rows({10, 48});
+    LinesAhead ahead;
+    ahead.add_evenly(TensorView<const float, 2>(rows), 20);
+    EXPECT_EQ(lines_of(ahead, 2, 10).size(), 20u);
+}
+
 TEST(LinesAhead, NamesItselfWhenNothingIsLeft) {
     const heed::Tensor<float, 2> rows({4, 16}), none({0, 16});
     LinesAhead ahead;

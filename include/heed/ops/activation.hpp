@@ -78,8 +78,8 @@ template <ComputeScalar T>
 }
 
 /// Replaces every element by its activation, within 6 units in the last place of the result, and
-/// where x is negative 2 x^2 more. Half types are computed in float. Throws ShapeError when elements
-/// of x share memory, ArgumentError for null, before anything is written.
+/// where x is negative 2 x^2 more. Half types are computed in float. Throws ShapeError when
+/// elements of x share memory, ArgumentError for null, before anything is written.
 template <StorageScalar T, int Rank>
 void apply_activation(Activation activation, TensorView<T, Rank> x) {
     using C = ComputeType<T>;
@@ -114,9 +114,9 @@ void activation_backward(Activation activation, InputView<T, Rank> x, InputView<
         detail::RowParts<T, const T> ats(at), froms(from);
         detail::RowParts<T, T> tos(to);
         detail::for_each_part(at.extent(0), [&](Index first, Index count) {
-            detail::layer_kernels<T>().activation_gradient(
-                activation, ats.read(first, count), froms.read(first, count), count,
-                tos.place(first));
+            detail::layer_kernels<T>().activation_gradient(activation, ats.read(first, count),
+                                                           froms.read(first, count), count,
+                                                           tos.place(first));
             tos.store(first, count);
         });
     };

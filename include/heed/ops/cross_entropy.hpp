@@ -67,7 +67,8 @@ T cross_entropy_row(TensorView<const T, 1> logits, Index target, T factor,
 ///
 /// logits are [rows, classes] with a contiguous last dimension, targets `rows` integers of any type
 /// (a std::vector, a std::span, ..). dlogits, if wanted, is overwritten; its last dimension is
-/// contiguous, too, and it may be the view of the logits, but not overlap them otherwise. The rows' losses are summed in double, in their order.
+/// contiguous, too, and it may be the view of the logits, but not overlap them otherwise. The rows'
+/// losses are summed in double, in their order.
 ///
 /// Where every row is ignored, loss and gradients are 0; PyTorch answers NaN. A class with a logit
 /// of minus infinity has probability 0: the loss is infinite where it is the target.

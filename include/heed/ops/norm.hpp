@@ -32,9 +32,8 @@ template <class C, class T, class F>
 [[nodiscard]] C sum_of_parts(TensorView<const T, 1> row, const F& f) {
     RowParts<C, const T> parts(row);
     C sum = 0;
-    for_each_part(row.extent(0), [&](Index first, Index count) {
-        sum += f(parts.read(first, count), count);
-    });
+    for_each_part(row.extent(0),
+                  [&](Index first, Index count) { sum += f(parts.read(first, count), count); });
     return sum;
 }
 
@@ -45,9 +44,8 @@ template <class C, class T>
     const auto n = static_cast<C>(row.extent(0));
     const C mean = norm.kind == NormKind::rms ? C(0) : sum_of_parts<C>(row, kernels.sum) / n;
     // Two passes: the one-pass form E[x^2] - E[x]^2 cancels for large means.
-    const C squares = sum_of_parts<C>(row, [&](const C* part, Index count) {
-        return kernels.squares(part, count, mean);
-    });
+    const C squares = sum_of_parts<C>(
+        row, [&](const C* part, Index count) { return kernels.squares(part, count, mean); });
     return {mean, 1 / std::sqrt(squares / n + static_cast<C>(norm.epsilon))};
 }
 
@@ -285,7 +283,8 @@ void norm_backward(std::string_view where, const NormRule<T>& norm, TensorView<c
 template <StorageScalar T, int Rank>
 void layer_norm(InputView<T, Rank> x, InputView<T, 1> weight, InputView<T, 1> bias, double epsilon,
                 TensorView<T, Rank> y) {
-    detail::normalise<T, Rank>("layer_norm", {detail::NormKind::layer, epsilon, weight, bias}, x, y);
+    detail::normalise<T, Rank>("layer_norm", {detail::NormKind::layer, epsilon, weight, bias}, x,
+                               y);
 }
 
 /// RMSNorm over the last dimension: y = x / sqrt(mean(x^2) + epsilon) * weight. `weight` may be an
@@ -312,8 +311,8 @@ struct LayerNormGradients {
 ///     dx = r (g - mean(g) - n mean(g n)),    dweight += dy n,    dbias += dy
 ///
 /// dx may be the view of x or of dy, but not overlap them otherwise; the other gradients overlap
-/// nothing. Rows are summed in their order, 64 at a time. The statistics are computed again from x. Throws
-/// ShapeError, or ArgumentError for null, before anything is written.
+/// nothing. Rows are summed in their order, 64 at a time. The statistics are computed again from x.
+/// Throws ShapeError, or ArgumentError for null, before anything is written.
 template <TensorLike X>
 void layer_norm_backward(const X& x, InputView<ElementOf<X>, 1> weight, double epsilon,
                          InputView<ElementOf<X>, X::rank()> dy,

@@ -24,11 +24,13 @@ concept NarrowWeight =
 
 namespace detail {
 
-/// Inputs that one pass over a panel takes, so that the part of it, and of a block of rows, stays in
-/// the second-level cache.
-inline constexpr Index panel_terms = 2048;
-/// The same where the panel is widened first.
-inline constexpr Index widened_terms = 256;
+/// Inputs of a panel that all rows take in turn: a part that stays in the first-level cache.
+inline constexpr Index panel_terms = 128;
+/// The same for few rows and many weights, which wait for memory: what comes from it and what does
+/// not take turns that are shorter than what the processor reads ahead.
+inline constexpr Index panel_terms_of_few = 32, few_panel_rows = 16;
+/// Weights that are likely to stay in the second-level cache.
+inline constexpr std::size_t near_weights = std::size_t{768} << 10;
 
 /// Some outputs of packed weights: [in][columns], padded with zeros to whole cache lines of C.
 struct Panel {
@@ -55,26 +57,34 @@ void multiply_panel(const C* x, Index x_row, Index rows, const C* panel, Index c
 template <class C>
 struct WeightStorage {
     std::size_t bytes;  ///< of a weight
-    Index terms;        ///< inputs that `multiply` takes at once
+    /// As multiply_panel, but `most` terms at once.
     void (*multiply)(const C* x, Index x_row, Index rows, const std::byte* panel, Index columns,
-                     Index terms, C* sums, LinesAhead& ahead);
+                     Index terms, Index most, C* sums, LinesAhead& ahead);
 };
 
 template <class C>
 void multiply_stored_as_is(const C* x, Index x_row, Index rows, const std::byte* panel,
-                           Index columns, Index terms, C* sums, LinesAhead& ahead) {
-    multiply_panel(x, x_row, rows, reinterpret_cast<const C*>(panel), columns, terms, sums, ahead);
+                           Index columns, Index terms, Index most, C* sums, LinesAhead& ahead) {
+    const auto* const weights = reinterpret_cast<const C*>(panel);
+    for (Index k = 0; k < terms; k += most)
+        multiply_panel(x + k, x_row, rows, weights + k * columns, columns,
+                       std::min(most, terms - k), sums, ahead);
 }
 
 template <class W>
 void multiply_stored_narrow(const float* x, Index x_row, Index rows, const std::byte* bytes,
-                            Index columns, Index terms, float* sums, LinesAhead& ahead) {
+                            Index columns, Index terms, Index most, float* sums,
+                            LinesAhead& ahead) {
     const WeightKernels<W>& kernels = weight_kernels<W>();
     const auto* const panel = reinterpret_cast<const W*>(bytes);
     if (rows > most_direct_rows) {
-        alignas(64) float wide[static_cast<std::size_t>(widened_terms * most_tile_lanes<float>)];
-        kernels.widen(panel, terms * columns, wide);
-        return multiply_panel(x, x_row, rows, wide, columns, terms, sums, ahead);
+        alignas(64) float wide[static_cast<std::size_t>(panel_terms * most_tile_lanes<float>)];
+        for (Index k = 0; k < terms; k += most) {
+            const Index count = std::min(most, terms - k);
+            kernels.widen(panel + k * columns, count * columns, wide);
+            multiply_panel(x + k, x_row, rows, wide, columns, count, sums, ahead);
+        }
+        return;
     }
     const LaneTiling passes(columns, tile_kernels<float>().lanes);
     for (Index pass = 0; pass < passes.count(); ++pass) {
@@ -85,11 +95,9 @@ void multiply_stored_narrow(const float* x, Index x_row, Index rows, const std::
 }
 
 template <class C, class W>
-inline constexpr WeightStorage<C> weight_storage = {sizeof(W), widened_terms,
-                                                    multiply_stored_narrow<W>};
+inline constexpr WeightStorage<C> weight_storage = {sizeof(W), multiply_stored_narrow<W>};
 template <class C>
-inline constexpr WeightStorage<C> weight_storage<C, C> = {sizeof(C), panel_terms,
-                                                          multiply_stored_as_is<C>};
+inline constexpr WeightStorage<C> weight_storage<C, C> = {sizeof(C), multiply_stored_as_is<C>};
 
 /// Weights W [out, in] in panels, with a scale for each output where they are whole numbers.
 template <ComputeScalar C>
@@ -136,7 +144,7 @@ class PackedWeights {
                 const C one = 1;
                 LinesAhead ahead;
                 std::fill_n(row.data(), from.columns, C(0));
-                storage_->multiply(&one, 1, 1, at(from, k), from.columns, 1, row.data(), ahead);
+                storage_->multiply(&one, 1, 1, at(from, k), from.columns, 1, 1, row.data(), ahead);
                 for (Index n = 0; n < from.count; ++n)
                     weight(from.first + n, k) =
                         row.data()[n] * (scales() == nullptr ? C(1) : scales()[from.first + n]);
@@ -161,15 +169,13 @@ class PackedWeights {
     /// the sums are the panel's columns apart.
     void multiply(const Panel& panel, const C* x, Index x_row, Index rows, C* sums,
                   LinesAhead& ahead) const {
-        for (Index k = 0; k < inputs_; k += storage_->terms)
-            storage_->multiply(x + k, x_row, rows, at(panel, k), panel.columns,
-                               std::min(storage_->terms, inputs_ - k), sums, ahead);
+        const bool waits = rows <= few_panel_rows && memory_.size() > near_weights;
+        storage_->multiply(x, x_row, rows, panel.weights, panel.columns, inputs_,
+                           waits ? panel_terms_of_few : panel_terms, sums, ahead);
     }
 
   private:
-    [[nodiscard]] LaneTiling tiling() const {
-        return {outputs_, static_cast<int>(most_lanes<C>)};
-    }
+    [[nodiscard]] LaneTiling tiling() const { return {outputs_, static_cast<int>(most_lanes<C>)}; }
 
     [[nodiscard]] const std::byte* at(const Panel& panel, Index input) const {
         return panel.weights + static_cast<std::size_t>(input * panel.columns) * storage_->bytes;
@@ -186,10 +192,10 @@ class PackedWeights {
         storage_ = &weight_storage<C, W>;
         scales_ = AlignedArray<C>();
         const auto lines = static_cast<std::uint64_t>(pieces(outputs_, most_lanes<C>));
-        const std::size_t bytes = (CheckedSize<>("PackedWeights", lines) *
-                                   static_cast<std::uint64_t>(inputs_) *
-                                   (static_cast<std::uint64_t>(most_lanes<C>) * sizeof(W)))
-                                      .bytes();
+        const std::size_t bytes =
+            (CheckedSize<>("PackedWeights", lines) * static_cast<std::uint64_t>(inputs_) *
+             (static_cast<std::uint64_t>(most_lanes<C>) * sizeof(W)))
+                .bytes();
         if (memory_.size() != bytes) memory_ = AlignedArray<std::byte>(bytes);
     }
 
@@ -203,7 +209,8 @@ class PackedWeights {
     static void require_finite(TensorView<const C, 2> weight) {
         if (!tile_kernels<C>().all_finite(weight.data(), weight.stride(0), weight.extent(0),
                                           weight.extent(1)))
-            fail<ArgumentError>("PackedWeights", "weights that are stored as whole numbers must be ",
+            fail<ArgumentError>("PackedWeights",
+                                "weights that are stored as whole numbers must be ",
                                 "finite; found NaN or infinity");
     }
 

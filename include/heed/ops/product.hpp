@@ -29,8 +29,9 @@ inline constexpr Index product_terms = 128;
 /// Features of the result beside the lanes of a tile. Half types need room to be widened.
 template <class T>
 inline constexpr Index product_outputs = ComputeScalar<T> ? 192 : 64;
-/// Rows that go through a packed panel together.
-inline constexpr Index packed_rows = 64;
+/// Rows that go through a packed panel together: as many as may be, so that weights come from
+/// memory a few times only, but fewer where workers would find too little to share.
+inline constexpr Index packed_rows = 128, least_packed_rows = 16, pieces_per_worker = 8;
 /// For up to so many rows it takes less time to pack the weights than to leave lanes empty.
 inline constexpr Index few_rows = 8;
 
@@ -92,7 +93,7 @@ class Product {
           finish_(finish),
           workers_(workers),
           common_(x, y, finish.before, finish.gate_before, finish.residual),
-          blocks_(common_, packed_rows),
+          blocks_(common_, rows_at_once()),
           tiling_(common_.rows, tile_kernels<C>().lanes) {}
 
     [[nodiscard]] Index count() const {
@@ -117,6 +118,16 @@ class Product {
     [[nodiscard]] bool is_packed() const { return weights_.packed != nullptr; }
     [[nodiscard]] Index column_blocks() const { return pieces(y_.columns(), outputs); }
 
+    [[nodiscard]] Index rows_at_once() const {
+        Index rows = packed_rows;
+        if (!is_packed() || workers_ == 1) return rows;
+        const Index panels = weights_.packed->panels() * common_.matrices;
+        while (rows > least_packed_rows &&
+               pieces(common_.rows, rows) * panels < pieces_per_worker * workers_)
+            rows /= 2;
+        return rows;
+    }
+
     /// A panel of weights and a block of rows.
     void multiply_packed(Index piece) const {
         const PackedWeights<C>& packed = *weights_.packed;
@@ -127,7 +138,8 @@ class Product {
         LinesAhead ahead;
         ahead.add(TensorView<const T, 2>(
             y_.block(part.row, part.rows).slice(1, part.column, part.columns)));
-        add_lines_after(block, p, ahead);
+        const Index products = part.rows * panel.columns * x_.columns();
+        add_lines_after(block, p, products / tile_kernels<C>().per_line, ahead);
         const auto multiply = [&](const PackedWeights<C>& weights, C* to) {
             std::fill_n(to, part.rows * panel.columns, C(0));
             weights.multiply(weights.panel(p), x_.first_of(part.row), x_.row_stride(), part.rows,
@@ -138,11 +150,11 @@ class Product {
         finish(part, sums.data, gate.data, panel.columns);
     }
 
-    /// What is likely the next piece of this worker: the same rows and another panel, or the next
-    /// rows.
-    void add_lines_after(Index block, Index p, LinesAhead& ahead) const {
+    /// What is likely the next piece of this worker, in so many asks: the same rows and another
+    /// panel, or the next rows.
+    void add_lines_after(Index block, Index p, Index asks, LinesAhead& ahead) const {
         if (p + workers_ < weights_.packed->panels())
-            ahead.add(weights_.packed->bytes_of(p + workers_));
+            ahead.add_evenly(weights_.packed->bytes_of(p + workers_), asks);
         else if (block + 1 < blocks_.count())
             ahead.add(x_.block(blocks_.begin(block + 1), blocks_.size(block + 1)));
     }
@@ -157,8 +169,7 @@ class Product {
                         std::min(outputs, y_.columns() - column)};
         StackScratch<C, outputs * most> sums, gate;
         multiply_tile(part, tiling_.width(tile), weights_.weight, sums.data);
-        if (finish_.gate)
-            multiply_tile(part, tiling_.width(tile), finish_.gate->weight, gate.data);
+        if (finish_.gate) multiply_tile(part, tiling_.width(tile), finish_.gate->weight, gate.data);
         finish(part, sums.data, gate.data, outputs);
     }
 

@@ -21,9 +21,9 @@
 
 /// The table of that name of the instruction set in force.
 #if HEED_HAS_X86_KERNELS
-#define HEED_TABLE(...)                                        \
-    (current_isa() == Isa::avx512 ? avx512::__VA_ARGS__        \
-     : current_isa() == Isa::avx2 ? avx2::__VA_ARGS__          \
+#define HEED_TABLE(...)                                 \
+    (current_isa() == Isa::avx512 ? avx512::__VA_ARGS__ \
+     : current_isa() == Isa::avx2 ? avx2::__VA_ARGS__   \
                                   : baseline::__VA_ARGS__)
 #else
 #define HEED_TABLE(...) (baseline::__VA_ARGS__)

@@ -1,7 +1,7 @@
 #pragma once
 // Which operations do the rows of a layer consist of, beside products?
-// The table that each instruction set fills in, as that of tile_kernels.hpp. Rows are contiguous and
-// need no alignment; columns lie on the lanes.
+// The table that each instruction set fills in, as that of tile_kernels.hpp. Rows are contiguous
+// and need no alignment; columns lie on the lanes.
 
 #include "heed/simd/activation_kind.hpp"
 #include "heed/simd/tile_kernels.hpp"
@@ -25,7 +25,7 @@ struct RowFinish {
     const T* gate = nullptr;  ///< rows like those of the sums
     const T* gate_scale = nullptr;
     const T* gate_bias = nullptr;
-    Rows<T> x = {}, g = {};        ///< written where backward needs them
+    Rows<T> x = {}, g = {};       ///< written where backward needs them
     Rows<const T> residual = {};  ///< may be the output
 };
 
@@ -43,7 +43,7 @@ struct AdamWStep {
     T rate;                   ///< learning rate / (1 - beta1^t)
     T root;                   ///< sqrt(1 - beta2^t)
     T epsilon;
-    T keep;                   ///< what weight decay multiplies the parameter by
+    T keep;  ///< what weight decay multiplies the parameter by
 };
 
 template <class T>

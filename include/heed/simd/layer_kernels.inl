@@ -16,9 +16,21 @@
 
 template <class T>
 inline constexpr LayerKernels<T> layer_table = {
-    finish_rows<T>,   activate<T>,      activation_gradient<T>, add<T>,       multiply<T>,
-    scale<T>,         sum<T>,           squares<T>,             wide_squares<T>, scale_row<T>,
-    norm_sums<T>,     norm_gradient<T>, norm_parameters<T>,     largest<T>,   exponentials<T>,
+    finish_rows<T>,
+    activate<T>,
+    activation_gradient<T>,
+    add<T>,
+    multiply<T>,
+    scale<T>,
+    sum<T>,
+    squares<T>,
+    wide_squares<T>,
+    scale_row<T>,
+    norm_sums<T>,
+    norm_gradient<T>,
+    norm_parameters<T>,
+    largest<T>,
+    exponentials<T>,
     adamw<T>,
 };
 

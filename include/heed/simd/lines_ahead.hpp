@@ -32,6 +32,18 @@ class LinesAhead {
                                : Block{first, stride, rows.extent(0), lines_in(row_bytes)};
     }
 
+    /// Appends dense rows, asked for evenly by so many asks where that is enough of them. Asked for
+    /// sooner, they would fill the few places that a core has for lines on their way, where what is
+    /// wanted now has to pass, too.
+    template <class T>
+    void add_evenly(TensorView<const T, 2> rows, Index asks) {
+        const Index bytes = rows.element_count() * static_cast<Index>(sizeof(T));
+        if (bytes == 0) return;
+        Index step = line;
+        while (step > 1 && asks * (step / 2) >= bytes) step /= 2;
+        blocks_[size_++] = {reinterpret_cast<std::uintptr_t>(rows.data()), step, bytes / step, 1};
+    }
+
     /// The next lines to ask for, `count` of them or fewer; when none is left, one that is near.
     [[nodiscard]] Walk take(Index count) {
         while (next_ < size_) {

@@ -31,7 +31,8 @@ inline constexpr int max_tile_width = 3;
 template <class T>
 struct TileKernels {
     Isa isa;
-    int lanes;  ///< elements of T in one register
+    int lanes;     ///< elements of T in one register
+    int per_line;  ///< multiply-adds of a product between two lines that it asks for, at most
 
     /// tile[d][i] = scale * q[i][d] for i < queries, 0 beyond; q's rows are `stride` apart.
     void (*load_queries)(const T* q, Index stride, Index queries, Index head_dim, T scale, T* tile,

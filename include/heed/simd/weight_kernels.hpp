@@ -18,9 +18,9 @@ struct WeightKernels {
     /// to[n] = from[n] for n < count, a multiple of the lanes.
     void (*widen)(const W* from, Index count, float* to);
 
-    /// sums[r][c] += sum_k x[r][k] * panel[k][c] for r < rows, at most most_direct_rows, in ascending
-    /// order, and for `width` registers of columns c. Rows of x are `x_row` apart, those of the
-    /// panel `row`, of sums `sum_row`.
+    /// sums[r][c] += sum_k x[r][k] * panel[k][c] for r < rows, at most most_direct_rows, in
+    /// ascending order, and for `width` registers of columns c. Rows of x are `x_row` apart, those
+    /// of the panel `row`, of sums `sum_row`.
     void (*multiply[max_tile_width])(const float* x, Index x_row, Index rows, const W* panel,
                                      Index row, Index terms, float* sums, Index sum_row);
 };

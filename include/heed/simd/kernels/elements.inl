@@ -40,11 +40,9 @@ HEED_INLINE T reduce(const Operation& operation, T filler, Index count, const Fr
     Index c = 0;
     for (; c + 4 * lanes<T> <= count; c += 4 * lanes<T>)
 #pragma GCC unroll 4
-        for (int n = 0; n < 4; ++n)
-            sums[n] = sums[n] + operation(load(from + c + n * lanes<T>)...);
+        for (int n = 0; n < 4; ++n) sums[n] = sums[n] + operation(load(from + c + n * lanes<T>)...);
     for (; c + lanes<T> <= count; c += lanes<T>) sums[0] = sums[0] + operation(load(from + c)...);
-    if (c < count)
-        sums[1] = sums[1] + operation(load_some(from + c, count - c, filler)...);
+    if (c < count) sums[1] = sums[1] + operation(load_some(from + c, count - c, filler)...);
     return sum_of_lanes<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 

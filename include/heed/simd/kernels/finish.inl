@@ -50,7 +50,8 @@ HEED_INLINE void finish_columns(const T* sums, Index row, Index r, Index column,
         value = Act<kind, T>::value(value);
     }
     if (f.residual.data != nullptr)
-        value = value + load_columns<whole>(f.residual.data + r * f.residual.stride + column, count);
+        value =
+            value + load_columns<whole>(f.residual.data + r * f.residual.stride + column, count);
     store_columns<whole>(out + r * stride + column, value, count);
 }
 
@@ -61,8 +62,7 @@ void finish_rows_as(const T* sums, Index row, Index rows, Index columns, const R
         Index c = 0;
         for (; c + lanes<T> <= columns; c += lanes<T>)
             finish_columns<kind, true>(sums, row, r, c, lanes<T>, f, out, stride);
-        if (c < columns)
-            finish_columns<kind, false>(sums, row, r, c, columns - c, f, out, stride);
+        if (c < columns) finish_columns<kind, false>(sums, row, r, c, columns - c, f, out, stride);
     }
 }
 

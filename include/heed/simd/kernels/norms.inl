@@ -7,11 +7,9 @@ struct Normalised {
     HEED_INLINE Pack<T> operator()(Pack<T> x) const {
         return (x - broadcast(by.shift)) * broadcast(by.factor);
     }
-    HEED_INLINE Pack<T> operator()(Pack<T> x, Pack<T> weight) const {
-        return (*this)(x) * weight;
-    }
+    HEED_INLINE Pack<T> operator()(Pack<T> x, Pack<T> weight) const { return (*this)(x)*weight; }
     HEED_INLINE Pack<T> operator()(Pack<T> x, Pack<T> weight, Pack<T> bias) const {
-        return (*this)(x) * weight + bias;
+        return (*this)(x)*weight + bias;
     }
 };
 template <class T>
@@ -66,8 +64,7 @@ struct NormGradient {
     Normalised<T> norm;
     T mean, along;
     HEED_INLINE Pack<T> operator()(Pack<T> x, Pack<T> slope) const {
-        return broadcast(norm.by.factor) *
-               (slope - broadcast(mean) - norm(x) * broadcast(along));
+        return broadcast(norm.by.factor) * (slope - broadcast(mean) - norm(x) * broadcast(along));
     }
     HEED_INLINE Pack<T> operator()(Pack<T> x, Pack<T> dy, Pack<T> weight) const {
         return (*this)(x, dy * weight);

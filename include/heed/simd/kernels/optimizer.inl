@@ -14,10 +14,8 @@
 #define HEED_SQRT_FLOAT(x) __builtin_ia32_sqrtps512(x, 4)
 #define HEED_SQRT_DOUBLE(x) __builtin_ia32_sqrtpd512(x, 4)
 #elif HEED_VECTOR_BYTES == 64
-#define HEED_SQRT_FLOAT(x) \
-    __builtin_ia32_sqrtps512_mask(x, x, static_cast<unsigned short>(-1), 4)
-#define HEED_SQRT_DOUBLE(x) \
-    __builtin_ia32_sqrtpd512_mask(x, x, static_cast<unsigned char>(-1), 4)
+#define HEED_SQRT_FLOAT(x) __builtin_ia32_sqrtps512_mask(x, x, static_cast<unsigned short>(-1), 4)
+#define HEED_SQRT_DOUBLE(x) __builtin_ia32_sqrtpd512_mask(x, x, static_cast<unsigned char>(-1), 4)
 #elif HEED_VECTOR_BYTES == 32
 #define HEED_SQRT_FLOAT(x) __builtin_ia32_sqrtps256(x)
 #define HEED_SQRT_DOUBLE(x) __builtin_ia32_sqrtpd256(x)

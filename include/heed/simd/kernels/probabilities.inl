@@ -14,7 +14,8 @@ T largest(const T* x, Index count) {
             most[n] = here > most[n] ? here : most[n];
         }
     for (; c < count; c += lanes<T>) {
-        const Pack<T> here = c + lanes<T> <= count ? load(x + c) : load_some(x + c, count - c, lowest);
+        const Pack<T> here =
+            c + lanes<T> <= count ? load(x + c) : load_some(x + c, count - c, lowest);
         most[0] = here > most[0] ? here : most[0];
     }
     T result = lowest;
@@ -32,8 +33,7 @@ struct ExpOfDifference {
 template <class T>
 T exponentials(const T* x, Index count, T shift, T* to) {
     const ExpOfDifference<T> operation{shift};
-    if (to == nullptr)
-        return reduce(operation, -std::numeric_limits<T>::infinity(), count, x);
+    if (to == nullptr) return reduce(operation, -std::numeric_limits<T>::infinity(), count, x);
     map(operation, count, to, x);
     return sum(static_cast<const T*>(to), count);
 }

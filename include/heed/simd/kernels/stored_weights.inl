@@ -14,8 +14,8 @@ HEED_INLINE Pack<float> load_stored(const bfloat16* from) {
     return (Pack<float>)(load_halfs(from) << 16);
 }
 
-/// Half has 5 bits of exponent and 10 of mantissa: shifted into a float's places the exponent is 112
-/// too small, which a product mends for numbers below the normal range, too.
+/// Half has 5 bits of exponent and 10 of mantissa: shifted into a float's places the exponent is
+/// 112 too small, which a product mends for numbers below the normal range, too.
 HEED_INLINE Pack<float> load_stored(const half* from) {
     const WrappingBits<float> bits = load_halfs(from);
     const WrappingBits<float> magnitude = (bits & 0x7fff) << 13;
@@ -51,8 +51,7 @@ HEED_INLINE void multiply_stored_rows(const float* x, Index x_row, const W* pane
     for (Index k = 0; k < terms; ++k) {
         Pack<float> weight[width];
 #pragma GCC unroll 3
-        for (int w = 0; w < width; ++w)
-            weight[w] = load_stored(panel + k * row + w * lanes<float>);
+        for (int w = 0; w < width; ++w) weight[w] = load_stored(panel + k * row + w * lanes<float>);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; ++r) {
             const Pack<float> from_x = broadcast(x[r * x_row + k]);
