@@ -24,6 +24,7 @@ class HeedLinear final : public LinearProduct {
           linear_({.in_features = p.K, .out_features = p.N}) {
         heed::copy(weight_, linear_.weight());
         heed::copy(heed::TensorView<const T, 1>(t.bias, {p.N}), linear_.bias());
+        linear_.pack_weights();  // as after loading
     }
 
     void run() override {

@@ -171,7 +171,8 @@ TYPED_TEST(BertModelTest, PackedIsPaddedBitForBit) {
     Random random;
     SCOPED_TRACE(random.describe());
     auto model = random_model<T>(random);
-    for (const auto& lengths : {std::vector<Index>{6}, {9, 9}, {1, 9, 2, 4, 3}, {5, 40, 0, 17, 8}}) {
+    for (const auto& lengths :
+         {std::vector<Index>{6}, {9, 9}, {1, 9, 2, 4, 3}, {5, 40, 0, 17, 8}}) {
         const Batch batch = random_batch(random, lengths);
         Tensor<T, 3> hidden({std::ssize(lengths), batch.ids.extent(1), tiny.hidden_size});
         model.forward(batch.ids, batch.lengths, hidden, batch.types);

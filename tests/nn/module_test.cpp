@@ -168,7 +168,9 @@ TYPED_TEST(ModuleTest, WhatDoesNotFitIsNamedAndChangesNothing) {
                                         {"[WeightLoader]", what, name});
             EXPECT_EQ(parameters_of(module), before) << what << ' ' << name;
         };
-        for (const auto& [name, tensor] : good) {
+        for (const auto& entry : good) {
+            const std::string& name = entry.first;
+            const AnyTensor& tensor = entry.second;
             refused(without(good, name), "missing: ", name);
             refused(renamed(good,
                             [&](const std::string& key) { return key == name ? key + "_" : key; }),

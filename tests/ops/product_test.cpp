@@ -185,9 +185,9 @@ TYPED_TEST(ProductOf, WhatIsDoneAtOnceIsWhatIsDoneStepByStep) {
         // The same operations; a product and a sum may be fused in one of them.
         for (Index i = 0; i < rows; ++i)
             for (Index c = 0; c < out; ++c)
-                ASSERT_NEAR(found.view()(i, c), expected.view()(i, c),
-                            8 * std::numeric_limits<T>::epsilon() *
-                                (std::abs(expected.view()(i, c)) + 4));
+                ASSERT_NEAR(
+                    found.view()(i, c), expected.view()(i, c),
+                    8 * std::numeric_limits<T>::epsilon() * (std::abs(expected.view()(i, c)) + 4));
         if (!finish.before.is_absent()) {
             ASSERT_EQ(elements(before.view()), elements(multiply<T>(x, weights).view()));
         }
@@ -302,8 +302,8 @@ TYPED_TEST(NarrowProduct, IsTheProductWithTheRoundedWeights) {
         } else {
             // Scaled after the sum instead of before.
             const double bound = 16 * 0x1p-23 * std::sqrt(static_cast<double>(in)) * 4;
-            const auto verdict = support::compare_within(elements(found.view()),
-                                                         elements(expected.view()), bound);
+            const auto verdict =
+                support::compare_within(elements(found.view()), elements(expected.view()), bound);
             ASSERT_TRUE(verdict) << verdict.message;
         }
     }
@@ -318,9 +318,8 @@ TYPED_TEST(NarrowProduct, HasTheSameBitsForFewRowsAndMany) {
     packed.template pack_as<W>(w);
     const auto all = multiply<float>(x, {{}, {}, &packed});
     for (Index rows = 1; rows <= 9; ++rows)
-        ASSERT_EQ(
-            elements(multiply<float>(x.view().slice(0, 3, rows), {{}, {}, &packed}).view()),
-            elements(all.view().slice(0, 3, rows)));
+        ASSERT_EQ(elements(multiply<float>(x.view().slice(0, 3, rows), {{}, {}, &packed}).view()),
+                  elements(all.view().slice(0, 3, rows)));
 }
 
 TYPED_TEST(NarrowProduct, WeightsAreRoundedToTheNearest) {
@@ -357,8 +356,8 @@ TEST(Int8Weights, OfNothingButZerosAndOfTinyNumbers) {
 }
 
 TEST(Int8Weights, MustBeFinite) {
-    for (const float bad : {std::numeric_limits<float>::infinity(),
-                            std::numeric_limits<float>::quiet_NaN()}) {
+    for (const float bad :
+         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
         const Tensor<float, 2> w({1, 2}, {1, bad});
         PackedWeights<float> packed;
         EXPECT_THROW(packed.pack_as<std::int8_t>(w), heed::ArgumentError);

@@ -75,7 +75,8 @@ TEST(RowList, HasTheElementsOfTheView) {
     }
 }
 
-// Whatever the strides of the tensors are, blocks cover each row once and lie in one matrix of each.
+// Whatever the strides of the tensors are, blocks cover each row once and lie in one matrix of
+// each.
 TEST(RowBlocks, CoverAllRowsOnce) {
     Random random;
     SCOPED_TRACE(random.describe());

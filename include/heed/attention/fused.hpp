@@ -27,9 +27,8 @@ template <class Plan>
     using C = decltype(plan.scale);
     const AttentionShape& s = plan.shape;
     const bool in_place = TileRows<C>::is_in_place(plan.k) && TileRows<C>::is_in_place(plan.v);
-    const double bytes =
-        static_cast<double>(tiling.most_keys(s.kv_len)) *
-        static_cast<double>(s.head_dim + s.value_dim) * sizeof(C);
+    const double bytes = static_cast<double>(tiling.most_keys(s.kv_len)) *
+                         static_cast<double>(s.head_dim + s.value_dim) * sizeof(C);
     if (in_place && bytes <= near_cache_bytes) return 1;
     Index group = group_queries<C> / (max_tile_width * lanes);
     const auto items = [&] { return s.batch * s.heads * pieces(tiling.all_tiles(), group); };

@@ -196,8 +196,7 @@ class FusedBackward {
     void store_tile(Index piece, int worker) const {
         const Index head = piece / backward_.tiles();
         backward_.store_dq(head, piece % backward_.tiles(), chunks_,
-                           plot_.layout.group(head, memory_),
-                           plot_.layout.worker(worker, memory_));
+                           plot_.layout.group(head, memory_), plot_.layout.worker(worker, memory_));
     }
 
     BackwardMemory<decltype(Plan::rules), C> plot_;

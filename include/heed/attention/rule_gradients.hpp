@@ -276,8 +276,9 @@ class RuleGradients {
     template <class T>
     [[nodiscard]] static TensorView<T, 1> row_of(TensorView<T, 4> gradient, Index row) {
         const Index heads = gradient.extent(1), rows = gradient.extent(2);
-        return gradient.select(0, row / rows / heads).select(0, row / rows % heads).select(
-            0, row % rows);
+        return gradient.select(0, row / rows / heads)
+            .select(0, row / rows % heads)
+            .select(0, row % rows);
     }
 
     /// A gradient that is summed elsewhere.
@@ -289,8 +290,8 @@ class RuleGradients {
     void store_row_of(std::size_t index, TensorView<T, 4> to, Index row) const {
         const Index heads = to.extent(1), rows = to.extent(2);
         const Index b = row / rows / heads, h = row / rows % heads, i = row % rows;
-        C* const sum = is_matrix(to) ? sum_of_parts(index, to, b, h, i)
-                                     : sum_of_heads(index, to, b, h, i);
+        C* const sum =
+            is_matrix(to) ? sum_of_parts(index, to, b, h, i) : sum_of_heads(index, to, b, h, i);
         const TensorView<T, 1> target = row_of(to, row);
         if (sum == nullptr) return fill(target, {});
         copy(TensorView<const C, 1>(sum, target.shape()), target);

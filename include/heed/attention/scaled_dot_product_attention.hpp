@@ -24,8 +24,7 @@ namespace detail {
 template <class C>
 [[nodiscard]] std::size_t attention_scratch_bytes(const AttentionShape& shape, bool row_by_row,
                                                   int workers) {
-    auto elements =
-        FusedScratch<C>::element_count(shape) * static_cast<std::uint64_t>(workers);
+    auto elements = FusedScratch<C>::element_count(shape) * static_cast<std::uint64_t>(workers);
     // Weights of no elements cannot be told from absent ones, so their callers need both.
     if (row_by_row)
         elements = std::max(elements, TextbookScratch<C>::element_count(shape),
@@ -80,9 +79,7 @@ class AttentionRun {
     AttentionRun& operator=(const AttentionRun&) = delete;
     ~AttentionRun() = default;
 
-    [[nodiscard]] Index count() const {
-        return plan_.options.row_by_row() ? 1 : fused_.count();
-    }
+    [[nodiscard]] Index count() const { return plan_.options.row_by_row() ? 1 : fused_.count(); }
 
     void operator()(Index piece, int worker) const {
         if (plan_.options.row_by_row())

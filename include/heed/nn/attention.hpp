@@ -87,12 +87,12 @@ class ScaledDotProductAttention {
         const AttentionShape shape = detail::attention_shape(q, k, v);
         last_.forget();
         const bool keeps_lse = training() && !detail::is_wanted(outputs.lse);
-        auto plan = detail::make_plan(q, k, v, out, mask,
-                                      AttentionOptions<T>{
-                                          .scale = scale_,
-                                          .dropout = dropout_.current(),
-                                          .lse = keeps_lse ? lse_.view(lse_shape(shape)) : outputs.lse,
-                                          .weights = outputs.weights});
+        auto plan = detail::make_plan(
+            q, k, v, out, mask,
+            AttentionOptions<T>{.scale = scale_,
+                                .dropout = dropout_.current(),
+                                .lse = keeps_lse ? lse_.view(lse_shape(shape)) : outputs.lse,
+                                .weights = outputs.weights});
         const std::size_t bytes =
             detail::attention_scratch_bytes<T>(shape, plan.options.row_by_row(), workers);
         T* const memory = detail::Scratch(bytes, workspace_.span(bytes)).template as<T>();
@@ -121,8 +121,8 @@ class ScaledDotProductAttention {
                        TensorView<const T, 4> out, TensorView<const T, 4> d_out,
                        const AttentionGradients<T>& gradients, const CallMask& mask) {
         const detail::Workers workers(detail::multiply_adds(detail::attention_shape(q, k, v)));
-        const auto run = prepare_backward(q, k, v, out, d_out, gradients, mask,
-                                          workers.executor.concurrency());
+        const auto run =
+            prepare_backward(q, k, v, out, d_out, gradients, mask, workers.executor.concurrency());
         detail::Stages stages;
         run.add_to(stages);
         stages.run(workers.executor);
@@ -144,8 +144,7 @@ class ScaledDotProductAttention {
         auto plan = detail::make_backward_plan<T, T, T>(
             q, k, v, out, lse_.view(lse_shape(shape)), d_out, gradients, mask,
             AttentionBackwardOptions{.scale = scale_, .dropout = dropout_.last()});
-        const std::size_t bytes =
-            detail::backward_scratch_bytes<T>(plan.rules, shape, workers);
+        const std::size_t bytes = detail::backward_scratch_bytes<T>(plan.rules, shape, workers);
         T* const memory = detail::Scratch(bytes, workspace_.span(bytes)).template as<T>();
         return detail::AttentionBackwardRun(std::move(plan), workers, memory);
     }

@@ -264,8 +264,7 @@ class BertModel : public Module<BertModel<T>> {
         const detail::LayerKernels<T>& kernels = detail::layer_kernels<T>();
         const Index features = y.extent(1);
         for (Index i = 0; i < y.extent(0); ++i) {
-            const TensorView<T, 1> sum =
-                detail::is_wanted(x) ? x.select(0, i) : y.select(0, i);
+            const TensorView<T, 1> sum = detail::is_wanted(x) ? x.select(0, i) : y.select(0, i);
             std::copy_n(words_.weight().row(static_cast<Index>(ids(i))), features, sum.data());
             kernels.add(types_.weight().row(type_of(types, i)), features, sum.data());
             kernels.add(positions_.weight().row(i), features, sum.data());

@@ -400,8 +400,7 @@ void MultiHeadAttention<T>::visit_parameters(Self& self, Visitor&& visit,
         present(names.qkv_weight, detail::shown_to<Visitor>(self.in_weight_));
     } else {
         const auto part = [&]<int n>(const std::string& name) {
-            present(name, self.template part_of<n>(
-                              detail::shown_to<Visitor>(matrix_of<n>(self))));
+            present(name, self.template part_of<n>(detail::shown_to<Visitor>(matrix_of<n>(self))));
         };
         part.template operator()<0>(names.q_weight);
         part.template operator()<1>(names.k_weight);

@@ -12,8 +12,8 @@ namespace heed::inline v0 {
 
 namespace detail {
 
-/// Heads [batch, heads, length, width], each vector normalised in place, in pieces of some positions;
-/// `before`, where it is given, receives what they were.
+/// Heads [batch, heads, length, width], each vector normalised in place, in pieces of some
+/// positions; `before`, where it is given, receives what they were.
 template <ComputeScalar T>
 class NormOfHeads {
   public:
@@ -68,10 +68,9 @@ class MultiHeadAttention<T>::Forward {
           query_(rows(query), self.template projection<0>(), rows(heads_.q), workers),
           key_(rows(key), self.template projection<1>(), rows(given(heads_.k, call_)), workers),
           value_(rows(value), self.template projection<2>(), rows(given(heads_.v, call_)), workers),
-          attend_(self.attend_.prepare(heads_.q, heads_.k, heads_.v,
-                                       context_.split_heads(self.options_.num_heads),
-                                       detail::with_extra_keys(mask, self.extra_keys()), wanted_,
-                                       workers)) {
+          attend_(self.attend_.prepare(
+              heads_.q, heads_.k, heads_.v, context_.split_heads(self.options_.num_heads),
+              detail::with_extra_keys(mask, self.extra_keys()), wanted_, workers)) {
         const bool drops = self.out_dropout_.active();
         if (self.options_.qk_norm != QkNorm::none) {
             query_norm_.emplace(self.template norm_of<0>(), heads_.q,
@@ -81,10 +80,10 @@ class MultiHeadAttention<T>::Forward {
                               self.kept(self.k_before_norm_, keys));
         }
         if (self.options_.out_projection)
-            project_.emplace(
-                rows(context_).to_read(), self.out_weight_.for_product(self.out_bias_), rows(out),
-                workers,
-                detail::ProductFinish<T>{.residual = drops ? detail::RowList<const T>() : residual});
+            project_.emplace(rows(context_).to_read(), self.out_weight_.for_product(self.out_bias_),
+                             rows(out), workers,
+                             detail::ProductFinish<T>{.residual = drops ? detail::RowList<const T>()
+                                                                        : residual});
         if (drops)
             drop_.emplace(self.out_dropout_.current(), rows(project_ ? out : context_).to_read(),
                           rows(out), residual);

@@ -277,10 +277,10 @@ class TransformerEncoderLayer<T>::Forward {
 
     /// Where everything lies. In evaluation, sums may lie where the output will.
     struct Way {
-        TensorView<const T, 3> attended;   ///< what attention reads
-        TensorView<T, 3> sum;              ///< x + attention
-        TensorView<const T, 3> expanded;   ///< what the feed-forward network reads
-        TensorView<T, 3> last_sum;         ///< residual + feed-forward network
+        TensorView<const T, 3> attended;  ///< what attention reads
+        TensorView<T, 3> sum;             ///< x + attention
+        TensorView<const T, 3> expanded;  ///< what the feed-forward network reads
+        TensorView<T, 3> last_sum;        ///< residual + feed-forward network
         TensorView<T, 3> after_norm1, after_norm2;
         detail::RowList<const T> before_norm1, before_norm2, residual;
 

@@ -27,8 +27,7 @@ class TransformerEncoderLayer<T>::Backward {
                      {.dquery = way_.d_attended}, gradients.attention_, mask, true,
                      way_.around_attention, workers),
           norm1_(self.norm1_.rule(), way_.before_norm1, Rows(way_.d_branch).to_read(),
-                 gradients.norm1_.gradients(way_.d_before_norm1, way_.around_norm1),
-                 way_.scales) {
+                 gradients.norm1_.gradients(way_.d_before_norm1, way_.around_norm1), way_.scales) {
         if (self.branch_dropout_.last().probability > 0.0)
             drop_.emplace(self.branch_dropout_.last(), way_.d_last_sum,
                           Rows(self.d_dropped_.view(x.shape())));
@@ -85,8 +84,8 @@ class TransformerEncoderLayer<T>::Backward {
                 d_attended = dx;
                 around_attention = of_sum;
             }
-            d_dropped = self.branch_dropout_.last().probability > 0.0 ? in(self.d_dropped_)
-                                                                      : d_last_sum;
+            d_dropped =
+                self.branch_dropout_.last().probability > 0.0 ? in(self.d_dropped_) : d_last_sum;
             scales = self.scales_.view(Shape<1>(2 * before_norm1.count())).data();
         }
     };

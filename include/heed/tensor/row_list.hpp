@@ -35,9 +35,7 @@ class RowList {
     }
 
     /// The same rows to read.
-    [[nodiscard]] RowList<const T> to_read() const {
-        return RowList<const T>(*this);
-    }
+    [[nodiscard]] RowList<const T> to_read() const { return RowList<const T>(*this); }
 
     [[nodiscard]] bool is_absent() const { return data_ == nullptr; }
     [[nodiscard]] Index count() const { return matrices_ * rows_; }
@@ -125,9 +123,9 @@ class RowBlocks {
     Index rows_, steps_, blocks_, matrices_;
 };
 
-/// Calls f(list of the rows of each view ..) until it has seen all rows, in order. The views have the
-/// same leading dimensions; where there are more than two of them that cannot be merged, the first
-/// ones are walked one by one. A view of nothing stands for an absent one.
+/// Calls f(list of the rows of each view ..) until it has seen all rows, in order. The views have
+/// the same leading dimensions; where there are more than two of them that cannot be merged, the
+/// first ones are walked one by one. A view of nothing stands for an absent one.
 template <class F, int Rank, class... T>
 void for_each_row_list(const F& f, TensorView<T, Rank>... views) {
     const auto is_absent = [](const auto& view) { return view.shape() == Shape<Rank>(); };

@@ -42,8 +42,8 @@ template <class T>
 
 /// Moves the scalars of a row.
 template <class T>
-void adamw_row(const AdamWStep<T>& step, TensorView<T, 1> parameter, TensorView<const T, 1> gradient,
-               TensorView<T, 1> mean, TensorView<T, 1> square) {
+void adamw_row(const AdamWStep<T>& step, TensorView<T, 1> parameter,
+               TensorView<const T, 1> gradient, TensorView<T, 1> mean, TensorView<T, 1> square) {
     RowParts<T, T> w(parameter), m(mean), v(square);
     RowParts<T, const T> g(gradient);
     for_each_part(parameter.extent(0), [&](Index first, Index count) {
@@ -86,9 +86,8 @@ class AdamW {
             using T = typename decltype(parameter)::value_type;
             const auto step =
                 detail::adamw_step<T>(options_, steps_ + 1, learning_rate, decays(name));
-            detail::for_each_long_row(
-                [&](auto... rows) { detail::adamw_row<T>(step, rows...); }, parameter, gradient,
-                mean, square);
+            detail::for_each_long_row([&](auto... rows) { detail::adamw_row<T>(step, rows...); },
+                                      parameter, gradient, mean, square);
         };
         detail::for_each_side_by_side("AdamW", move, model, gradients, first_moment_,
                                       second_moment_);

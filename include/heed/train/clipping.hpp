@@ -32,10 +32,8 @@ double clip_gradient_norm(Module<Model>& gradients, double max_norm) {
             squares += detail::layer_kernels<T>().wide_squares(parts.read(first, count), count);
         });
     };
-    gradients.for_each_parameter(
-        detail::AtOnce{[&](const std::string&, auto view) {
-            detail::for_each_long_row(add_squares, view);
-        }});
+    gradients.for_each_parameter(detail::AtOnce{
+        [&](const std::string&, auto view) { detail::for_each_long_row(add_squares, view); }});
     const double norm = std::sqrt(squares);
     const double factor = max_norm / (norm + 1e-6);
     if (factor >= 1.0 || std::isinf(max_norm)) return norm;
@@ -48,10 +46,8 @@ double clip_gradient_norm(Module<Model>& gradients, double max_norm) {
             parts.store(first, count);
         });
     };
-    gradients.for_each_parameter(
-        detail::AtOnce{[&](const std::string&, auto view) {
-            detail::for_each_long_row(shorten, view);
-        }});
+    gradients.for_each_parameter(detail::AtOnce{
+        [&](const std::string&, auto view) { detail::for_each_long_row(shorten, view); }});
     return norm;
 }
 
