@@ -10,7 +10,7 @@ quick=()
 duration="some half an hour"
 if [[ ${QUICK:-0} != 0 ]]; then
     quick=(--quick)
-    duration="some two minutes"
+    duration="some quarter of an hour"
 fi
 
 echo "bench: this takes $duration; the fewer other programs run meanwhile, the better." >&2

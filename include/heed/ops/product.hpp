@@ -31,7 +31,7 @@ template <class T>
 inline constexpr Index product_outputs = ComputeScalar<T> ? 192 : 64;
 /// Rows that go through a packed panel together: as many as may be, so that weights come from
 /// memory a few times only, but fewer where workers would find too little to share.
-inline constexpr Index packed_rows = 128, least_packed_rows = 16, pieces_per_worker = 8;
+inline constexpr Index packed_rows = 128, least_packed_rows = 16, pieces_per_worker = 4;
 /// For up to so many rows it takes less time to pack the weights than to leave lanes empty.
 inline constexpr Index few_rows = 8;
 
