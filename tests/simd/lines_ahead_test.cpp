@@ -74,6 +74,13 @@ TEST(LinesAhead, SpreadsLinesOverTheAsks) {
     expect_all_named<float>(lines_of(again, 12, 10), rows);
 }
 
+TEST(LinesAhead, NoAsksAreTooFew) {
+    const heed::Tensor<float, 2> one({1, 1});
+    LinesAhead ahead;
+    ahead.add_evenly(TensorView<const float, 2>(one), 0);
+    expect_all_named<float>(lines_of(ahead, 1, 1), one);
+}
+
 TEST(LinesAhead, TooFewAsksNameALineEach) {
     const heed::Tensor<float, 2> rows({10, 48});
     LinesAhead ahead;

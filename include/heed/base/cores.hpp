@@ -41,6 +41,12 @@ class AllowedCores {
     cpu_set_t cores_;
 };
 
+/// Where the calling thread is, or -1 for a core beyond those that the system can tell of.
+[[nodiscard]] inline int current_core() {
+    const int core = sched_getcpu();
+    return core < CPU_SETSIZE ? core : -1;
+}
+
 /// The cores of the workers of one loop.
 class CoresInUse {
   public:
@@ -49,7 +55,12 @@ class CoresInUse {
     }
 
     /// For a worker's thread: false when another worker has its core.
-    bool stand_here() { return take(sched_getcpu()); }
+    bool stand_here() {
+        const int core = current_core();
+        if (core < 0) return true;
+        const std::uint64_t bit = bit_of(core);
+        return (words_[word_of(core)].fetch_or(bit) & bit) == 0;
+    }
 
     /// Those of the allowed cores that no worker has.
     [[nodiscard]] cpu_set_t free(const AllowedCores& allowed) const {
@@ -62,14 +73,10 @@ class CoresInUse {
   private:
     static constexpr int bits = 64;
 
-    bool take(int core) {
-        if (core < 0 || core >= CPU_SETSIZE) return true;
-        const std::uint64_t bit = std::uint64_t{1} << (core % bits);
-        return (words_[word_of(core)].fetch_or(bit) & bit) == 0;
-    }
     [[nodiscard]] bool is_taken(int core) const {
-        return (words_[word_of(core)].load() >> (core % bits) & 1) != 0;
+        return (words_[word_of(core)] & bit_of(core)) != 0;
     }
+    static std::uint64_t bit_of(int core) { return std::uint64_t{1} << (core % bits); }
     static std::size_t word_of(int core) { return static_cast<std::size_t>(core / bits); }
 
     std::array<std::atomic<std::uint64_t>, CPU_SETSIZE / bits> words_{};
@@ -81,16 +88,15 @@ class ThreadPlace {
     /// For the thread itself, when it begins a loop: goes to a core that no other worker has, if
     /// there is one.
     void find(CoresInUse& in_use, const AllowedCores& allowed) {
-        thread_ = static_cast<pid_t>(syscall(SYS_gettid));
+        if (thread_ == 0) thread_ = static_cast<pid_t>(syscall(SYS_gettid));
         if (in_use.stand_here()) return;
         move(in_use.free(allowed), -1);
         in_use.stand_here();  // the thread is there when move returns
     }
 
-    /// For a caller, before it wakes the thread: it shall not wake on the caller's core.
-    void leave_core_of_caller(const AllowedCores& allowed) {
-        const int core = sched_getcpu();
-        if (core < 0 || core >= CPU_SETSIZE || thread_ == 0 || avoided_ == core) return;
+    /// For the caller of a loop, before it wakes the thread, which shall not wake on that core.
+    void avoid(int core, const AllowedCores& allowed) {
+        if (core < 0 || thread_ == 0 || avoided_ == core) return;
         cpu_set_t others = allowed.cores();
         CPU_CLR(core, &others);
         move(others, core);
@@ -109,6 +115,9 @@ class ThreadPlace {
 #else
 
 class AllowedCores {};
+[[nodiscard]] inline int current_core() {
+    return -1;
+}
 class CoresInUse {
   public:
     void clear() {}
@@ -117,7 +126,7 @@ class CoresInUse {
 class ThreadPlace {
   public:
     void find(CoresInUse&, const AllowedCores&) {}
-    void leave_core_of_caller(const AllowedCores&) {}
+    void avoid(int, const AllowedCores&) {}
 };
 
 #endif

@@ -143,8 +143,9 @@ class ThreadPool {
 
     /// Has so many threads that sleep come to a loop.
     void wake(Loop& loop, int count) {
+        const int here = detail::current_core();
         for (Door& door : doors_)
-            if (door.state == Door::closed) door.place.leave_core_of_caller(allowed_);
+            if (door.state == Door::closed) door.place.avoid(here, allowed_);
         for (; count > 0; --count) pool_->Schedule([this, &loop] { help(loop); });
     }
 

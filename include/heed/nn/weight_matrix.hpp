@@ -55,20 +55,19 @@ class WeightMatrix {
     }
     /// To write at once.
     [[nodiscard]] TensorView<T, 2> change() {
-        const GradientSum<T> to = sum();
+        will_change();
         write_zeros();
-        return to.to;
+        return matrix_;
     }
     /// To add a gradient to at once.
     [[nodiscard]] GradientSum<T> sum() {
-        require_matrix();
-        if (packs_.state == State::packed) packs_.state = State::changed;
+        will_change();
         return {matrix_, &packs_.cleared};
     }
     /// Sets all elements to 0. Unless the caller has a view, whoever is next to read or to add
     /// writes the zeros.
     void clear() {
-        (void)sum();
+        will_change();
         packs_.cleared = true;
         if (!is_packed()) write_zeros();
     }
@@ -149,6 +148,11 @@ class WeightMatrix {
     [[nodiscard]] TensorView<const T, 2> rows_of(std::size_t part) const {
         const Index begin = part == 0 ? 0 : ends_[part - 1];
         return matrix_.view().slice(0, begin, ends_[part] - begin);
+    }
+
+    void will_change() {
+        require_matrix();
+        if (packs_.state == State::packed) packs_.state = State::changed;
     }
 
     void write_zeros() const {

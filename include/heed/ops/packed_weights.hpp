@@ -57,34 +57,29 @@ void multiply_panel(const C* x, Index x_row, Index rows, const C* panel, Index c
 template <class C>
 struct WeightStorage {
     std::size_t bytes;  ///< of a weight
-    /// As multiply_panel, but `most` terms at once.
+    /// So many rows or fewer read it in place, whatever the number of terms; for more rows at most
+    /// panel_terms are widened at once.
+    Index direct_rows;
+    /// As multiply_panel.
     void (*multiply)(const C* x, Index x_row, Index rows, const std::byte* panel, Index columns,
-                     Index terms, Index most, C* sums, LinesAhead& ahead);
+                     Index terms, C* sums, LinesAhead& ahead);
 };
 
 template <class C>
 void multiply_stored_as_is(const C* x, Index x_row, Index rows, const std::byte* panel,
-                           Index columns, Index terms, Index most, C* sums, LinesAhead& ahead) {
-    const auto* const weights = reinterpret_cast<const C*>(panel);
-    for (Index k = 0; k < terms; k += most)
-        multiply_panel(x + k, x_row, rows, weights + k * columns, columns,
-                       std::min(most, terms - k), sums, ahead);
+                           Index columns, Index terms, C* sums, LinesAhead& ahead) {
+    multiply_panel(x, x_row, rows, reinterpret_cast<const C*>(panel), columns, terms, sums, ahead);
 }
 
 template <class W>
 void multiply_stored_narrow(const float* x, Index x_row, Index rows, const std::byte* bytes,
-                            Index columns, Index terms, Index most, float* sums,
-                            LinesAhead& ahead) {
+                            Index columns, Index terms, float* sums, LinesAhead& ahead) {
     const WeightKernels<W>& kernels = weight_kernels<W>();
     const auto* const panel = reinterpret_cast<const W*>(bytes);
     if (rows > most_direct_rows) {
         alignas(64) float wide[static_cast<std::size_t>(panel_terms * most_tile_lanes<float>)];
-        for (Index k = 0; k < terms; k += most) {
-            const Index count = std::min(most, terms - k);
-            kernels.widen(panel + k * columns, count * columns, wide);
-            multiply_panel(x + k, x_row, rows, wide, columns, count, sums, ahead);
-        }
-        return;
+        kernels.widen(panel, terms * columns, wide);
+        return multiply_panel(x, x_row, rows, wide, columns, terms, sums, ahead);
     }
     const LaneTiling passes(columns, tile_kernels<float>().lanes);
     for (Index pass = 0; pass < passes.count(); ++pass) {
@@ -95,9 +90,10 @@ void multiply_stored_narrow(const float* x, Index x_row, Index rows, const std::
 }
 
 template <class C, class W>
-inline constexpr WeightStorage<C> weight_storage = {sizeof(W), multiply_stored_narrow<W>};
+inline constexpr WeightStorage<C> weight_storage = {sizeof(W), most_direct_rows,
+                                                    multiply_stored_narrow<W>};
 template <class C>
-inline constexpr WeightStorage<C> weight_storage<C, C> = {sizeof(C), multiply_stored_as_is<C>};
+inline constexpr WeightStorage<C> weight_storage<C, C> = {sizeof(C), 0, multiply_stored_as_is<C>};
 
 /// Weights W [out, in] in panels, with a scale for each output where they are whole numbers.
 template <ComputeScalar C>
@@ -144,7 +140,7 @@ class PackedWeights {
                 const C one = 1;
                 LinesAhead ahead;
                 std::fill_n(row.data(), from.columns, C(0));
-                storage_->multiply(&one, 1, 1, at(from, k), from.columns, 1, 1, row.data(), ahead);
+                storage_->multiply(&one, 1, 1, at(from, k), from.columns, 1, row.data(), ahead);
                 for (Index n = 0; n < from.count; ++n)
                     weight(from.first + n, k) =
                         row.data()[n] * (scales() == nullptr ? C(1) : scales()[from.first + n]);
@@ -169,12 +165,18 @@ class PackedWeights {
     /// the sums are the panel's columns apart.
     void multiply(const Panel& panel, const C* x, Index x_row, Index rows, C* sums,
                   LinesAhead& ahead) const {
-        const bool waits = rows <= few_panel_rows && memory_.size() > near_weights;
-        storage_->multiply(x, x_row, rows, panel.weights, panel.columns, inputs_,
-                           waits ? panel_terms_of_few : panel_terms, sums, ahead);
+        const Index most = terms_at_once(rows);
+        for (Index k = 0; k < inputs_; k += most)
+            storage_->multiply(x + k, x_row, rows, at(panel, k), panel.columns,
+                               std::min(most, inputs_ - k), sums, ahead);
     }
 
   private:
+    [[nodiscard]] Index terms_at_once(Index rows) const {
+        if (rows <= storage_->direct_rows) return inputs_;
+        const bool waits = rows <= few_panel_rows && memory_.size() > near_weights;
+        return waits ? panel_terms_of_few : panel_terms;
+    }
     [[nodiscard]] LaneTiling tiling() const { return {outputs_, static_cast<int>(most_lanes<C>)}; }
 
     [[nodiscard]] const std::byte* at(const Panel& panel, Index input) const {

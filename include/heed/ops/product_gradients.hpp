@@ -160,8 +160,8 @@ class WeightGradient {
     [[nodiscard]] Index end_of(Index group) const {
         return std::min(tiling_.count(), (group + 1) * group_tiles);
     }
-    [[nodiscard]] Index column_of(Index tile) const {
-        return tile < tiling_.count() ? tiling_.begin(tile) : whole_;
+    [[nodiscard]] Index columns_of(Index tile) const {
+        return tiling_.width(tile) * kernels_.lanes;
     }
 
     /// What the piece adds to.
@@ -169,8 +169,8 @@ class WeightGradient {
         if (!is_wanted(dweight_)) return;
         *is_unwritten_ = false;
         const TensorView<C, 2> part = dweight_.slice(0, first, rows);
-        const Index begin = column_of(group * group_tiles);
-        fill(part.slice(1, begin, column_of(end_of(group)) - begin), C(0));
+        for (Index tile = group * group_tiles; tile < end_of(group); ++tile)
+            fill(part.slice(1, tiling_.begin(tile), columns_of(tile)), C(0));
         if (group == 0) fill(part.slice(1, whole_, part.extent(1) - whole_), C(0));
     }
 
@@ -189,9 +189,7 @@ class WeightGradient {
 
     /// What a tile reads.
     void add_lines_of(const Chunk& c, Index tile, LinesAhead& ahead) const {
-        const Index column = tiling_.begin(tile);
-        const Index columns =
-            std::min<Index>(tiling_.width(tile) * kernels_.lanes, whole_ - column);
+        const Index column = tiling_.begin(tile), columns = columns_of(tile);
         ahead.add(TensorView<const C, 2>(dweight_)
                       .slice(0, c.first_output, c.outputs)
                       .slice(1, column, columns));

@@ -39,9 +39,9 @@ class LinesAhead {
     void add_evenly(TensorView<const T, 2> rows, Index asks) {
         const Index bytes = rows.element_count() * static_cast<Index>(sizeof(T));
         if (bytes == 0) return;
-        Index step = line;
-        while (step > 1 && asks * (step / 2) >= bytes) step /= 2;
-        blocks_[size_++] = {reinterpret_cast<std::uintptr_t>(rows.data()), step, bytes / step, 1};
+        const Index step = asks < lines_in(bytes) ? line : (bytes + asks - 1) / asks;
+        blocks_[size_++] = {reinterpret_cast<std::uintptr_t>(rows.data()), step,
+                            (bytes + step - 1) / step, 1};
     }
 
     /// The next lines to ask for, `count` of them or fewer; when none is left, one that is near.
