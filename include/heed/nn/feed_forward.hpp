@@ -68,7 +68,7 @@ class FeedForward : public Module<FeedForward<T>> {
         check_backward(x, dy, dx, gradients);
         const detail::Workers workers(2 * multiply_adds(x.shape()));
         const Backward backward(*this, detail::RowList<const T>(x), detail::RowList<const T>(dy),
-                                detail::RowList<T>(dx), gradients);
+                                detail::RowList<T>(dx), {}, gradients, workers.executor.concurrency());
         detail::Stages stages;
         backward.add_to(stages);
         stages.run(workers.executor);
@@ -216,19 +216,22 @@ template <ComputeScalar T>
 class FeedForward<T>::Backward {
   public:
     Backward(FeedForward& self, detail::RowList<const T> x, detail::RowList<const T> dy,
-             detail::RowList<T> dx, FeedForward& gradients, detail::RowList<const T> residual = {})
+             detail::RowList<T> dx, detail::RowList<const T> residual, FeedForward& gradients,
+             int workers)
         : self_(self),
           hidden_(self.hidden(self.hidden_)),
           before_(self.hidden(self.before_activation_)),
           ungated_(self.is_gated() ? self.hidden(self.ungated_) : detail::RowList<T>()),
           d_hidden_(self.hidden(self.d_hidden_)),
           d_gate_(self.is_gated() ? self.hidden(self.d_gate_) : detail::RowList<T>()),
-          shrink_(hidden_.to_read(), self.linear2_, dy, d_hidden_, gradients.linear2_),
-          expand_(x, self.linear1_, d_hidden_.to_read(), dx, gradients.linear1_, residual) {
+          shrink_(hidden_.to_read(), self.linear2_, dy, d_hidden_, {}, gradients.linear2_, workers),
+          expand_(x, self.linear1_, d_hidden_.to_read(), dx, residual, gradients.linear1_,
+                  workers) {
         if (self.dropout_.last().probability > 0.0)
             drop_.emplace(self.dropout_.last(), d_hidden_.to_read(), d_hidden_);
         if (self.is_gated())
-            gate_.emplace(x, self.gate_, d_gate_.to_read(), dx, gradients.gate_, dx.to_read());
+            gate_.emplace(x, self.gate_, d_gate_.to_read(), dx, dx.to_read(), gradients.gate_,
+                          workers);
     }
 
     void add_to(detail::Stages& stages) const {

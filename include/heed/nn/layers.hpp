@@ -90,7 +90,12 @@ class Linear : public Module<Linear<T>> {
     void backward(InputView<T, Rank> x, InputView<T, Rank> dy, TensorView<T, Rank> dx,
                   Linear& gradients) const {
         detail::require_gradients("Linear", *this, gradients);
-        linear_backward(x, weight(), dy, {dx, gradients.weight_.change(), gradients.bias_});
+        const detail::BackwardWeights<T> weights = backward_weights();
+        const detail::GradientSum<T> dweight = gradients.weight_gradient();
+        detail::check_linear_backward<T, Rank>(x, weights.matrix, dy, dx, dweight.to,
+                                               gradients.bias_);
+        detail::run_linear_backward<T, Rank>(x, weights, dy, dx, dweight, gradients.bias_,
+                                             std::nullopt);
     }
 
     template <TensorLike X>
@@ -121,6 +126,9 @@ class Linear : public Module<Linear<T>> {
     /// For products that are part of a larger layer.
     [[nodiscard]] detail::ProductWeights<T> product_weights() const {
         return weight_.for_product(bias_);
+    }
+    [[nodiscard]] detail::BackwardWeights<T> backward_weights() const {
+        return weight_.for_gradient();
     }
     /// Where backward adds to, in a module of gradients.
     [[nodiscard]] detail::GradientSum<T> weight_gradient() { return weight_.sum(); }

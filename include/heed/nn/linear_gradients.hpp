@@ -3,7 +3,8 @@
 // As stages: what goes to the input, beside what goes to the parameters.
 
 #include "heed/base/stages.hpp"
-#include "heed/ops/product_gradients.hpp"
+#include "heed/ops/input_gradient.hpp"
+#include "heed/ops/weight_gradient.hpp"
 
 namespace heed::inline v0::detail {
 
@@ -12,19 +13,19 @@ namespace heed::inline v0::detail {
 template <ComputeScalar T>
 class LinearGradientStages {
   public:
-    LinearGradientStages(RowList<const T> x, TensorView<const T, 2> weight, RowList<const T> dy,
+    LinearGradientStages(RowList<const T> x, const BackwardWeights<T>& weights, RowList<const T> dy,
                          RowList<T> dx, RowList<const T> residual, const GradientSum<T>& dweight,
-                         TensorView<T, 1> dbias)
+                         TensorView<T, 1> dbias, int workers)
         : wants_dx_(!dx.is_absent()),
-          input_(dy, weight, dx, residual),
+          input_(dy, weights, dx, residual, workers),
           parameters_(x, dy, dweight, dbias) {}
 
     /// Of a Linear, whose gradients lie in another.
     template <class Linear>
     LinearGradientStages(RowList<const T> x, const Linear& linear, RowList<const T> dy,
-                         RowList<T> dx, Linear& gradients, RowList<const T> residual = {})
-        : LinearGradientStages(x, linear.weight(), dy, dx, residual, gradients.weight_gradient(),
-                               gradients.bias()) {}
+                         RowList<T> dx, RowList<const T> residual, Linear& gradients, int workers)
+        : LinearGradientStages(x, linear.backward_weights(), dy, dx, residual,
+                               gradients.weight_gradient(), gradients.bias(), workers) {}
 
     /// Both begin when all before is done.
     void add_to(Stages& stages) const {

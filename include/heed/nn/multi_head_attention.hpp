@@ -212,14 +212,15 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
         if (!is_joint()) return matrix;
         return matrix.slice(0, rows()[part], rows()[part + 1] - rows()[part]);
     }
-    template <int part>
-    [[nodiscard]] TensorView<const T, 2> weight_of() const {
-        return part_of<part>(matrix_of<part>(*this).view());
-    }
     /// Weight and bias of a projection for its product.
     template <int part>
     [[nodiscard]] detail::ProductWeights<T> projection() const {
         return matrix_of<part>(*this).for_product(bias_of<part>(*this), is_joint() ? part : 0);
+    }
+    /// The weight of a projection for the gradient of its product.
+    template <int part>
+    [[nodiscard]] detail::BackwardWeights<T> projection_backward() const {
+        return matrix_of<part>(*this).for_gradient(is_joint() ? part : 0);
     }
     template <int part, class Self>
     static auto bias_of(Self& self) {

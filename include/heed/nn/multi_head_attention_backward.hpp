@@ -113,6 +113,7 @@ class MultiHeadAttention<T>::Backward {
              int workers)
         : self_(self),
           gradients_(gradients),
+          workers_(workers),
           call_(self.last_.sizes("MultiHeadAttention")),
           heads_(self.heads_in(self.projected_, call_)),
           d_(self.heads_in(self.d_heads_, call_)),
@@ -125,10 +126,10 @@ class MultiHeadAttention<T>::Backward {
         project(d_out);
         norm_heads();
         if (one_input && call_.side_by_side)
-            to_inputs_[0].emplace(Rows(query), std::as_const(self.in_weight_).view(),
+            to_inputs_[0].emplace(Rows(query), self.in_weight_.for_gradient(),
                                   Rows(self.side_by_side_in(self.d_heads_, call_)),
                                   rows(inputs.dquery), residual, gradients.in_weight_.sum(),
-                                  gradients.in_bias_);
+                                  gradients.in_bias_, workers_);
         else if (one_input)
             go_back_to(query, query, query, {inputs.dquery, inputs.dquery, inputs.dquery}, residual,
                        true);
@@ -180,9 +181,9 @@ class MultiHeadAttention<T>::Backward {
     }
     void project(TensorView<const T, 3>) {
         if (!self_.options_.out_projection) return;
-        project_.emplace(Rows(read(context_)), std::as_const(self_.out_weight_).view(),
-                         Rows(d_product_), rows(d_context_), Rows(), gradients_.out_weight_.sum(),
-                         gradients_.out_bias_);
+        project_.emplace(Rows(read(context_)), self_.out_weight_.for_gradient(), Rows(d_product_),
+                         rows(d_context_), Rows(), gradients_.out_weight_.sum(),
+                         gradients_.out_bias_, workers_);
     }
     void norm_heads() {
         if (self_.options_.qk_norm == QkNorm::none) return;
@@ -205,10 +206,10 @@ class MultiHeadAttention<T>::Backward {
                                            TensorView<T, 3> dx) {
             const Rows before = adds_up && part > 0 ? rows(dx).to_read() : residual;
             to_inputs_[part].emplace(
-                Rows(x), self_.template weight_of<part>(), Rows(read(dy)), rows(dx), before,
+                Rows(x), self_.template projection_backward<part>(), Rows(read(dy)), rows(dx), before,
                 detail::GradientSum<T>{
                     self_.template part_of<part>(gradients_.template matrix_of<part>().change())},
-                bias_of<part>(gradients_));
+                bias_of<part>(gradients_), workers_);
         };
         go_back.template operator()<0>(query, d_.q.merge_heads(), inputs.dquery);
         go_back.template operator()<1>(key, given(d_.k, call_), inputs.dkey);
@@ -217,6 +218,7 @@ class MultiHeadAttention<T>::Backward {
 
     MultiHeadAttention& self_;
     MultiHeadAttention& gradients_;
+    int workers_;
     Call call_;
     Heads heads_, d_;
     TensorView<const T, 3> context_, d_product_;

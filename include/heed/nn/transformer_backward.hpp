@@ -20,7 +20,7 @@ class TransformerEncoderLayer<T>::Backward {
         : norm_first_(self.norm_first_),
           way_(self, x, dy, dx),
           feed_forward_(self.feed_forward_, way_.expanded, way_.d_dropped, Rows(way_.d_branch),
-                        gradients.feed_forward_, way_.around_feed_forward),
+                        way_.around_feed_forward, gradients.feed_forward_, workers),
           norm2_(self.norm2_.rule(), way_.before_norm2, way_.d_norm2,
                  gradients.norm2_.gradients(Rows(way_.d_sum), way_.around_norm2), way_.scales),
           attention_(self.attention_, way_.attended, way_.attended, way_.attended, way_.d_sum,

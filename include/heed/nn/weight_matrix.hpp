@@ -7,10 +7,12 @@
 #include <atomic>
 #include <initializer_list>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
 
-#include "heed/ops/product_gradients.hpp"
+#include "heed/ops/input_gradient.hpp"
+#include "heed/ops/weight_gradient.hpp"
 #include "heed/tensor/tensor.hpp"
 
 namespace heed::inline v0::detail {
@@ -115,6 +117,17 @@ class WeightMatrix {
         return {{}, bias, &packs_.parts[part]};
     }
 
+    /// All parts, or one, for the gradient of their products. Valid until the weights change. Throws
+    /// ArgumentError where there is no matrix any more.
+    [[nodiscard]] BackwardWeights<T> for_gradient() const {
+        if (!prepare_for_gradient()) return {matrix_.view()};
+        return {matrix_.view(), std::span(packs_.parts).first(parts_)};
+    }
+    [[nodiscard]] BackwardWeights<T> for_gradient(std::size_t part) const {
+        if (!prepare_for_gradient()) return {rows_of(part)};
+        return {rows_of(part), std::span(packs_.parts).subspan(part, 1)};
+    }
+
   private:
     enum class State { changed, packed, in_place, packed_alone };
 
@@ -153,6 +166,14 @@ class WeightMatrix {
     void will_change() {
         require_matrix();
         if (packs_.state == State::packed) packs_.state = State::changed;
+    }
+
+    /// True where packed weights are at hand.
+    [[nodiscard]] bool prepare_for_gradient() const {
+        require_matrix();
+        write_zeros();
+        if (is_packed()) pack_changes();
+        return is_packed();
     }
 
     void write_zeros() const {

@@ -4,7 +4,8 @@
 
 #include <optional>
 
-#include "heed/ops/product_gradients.hpp"
+#include "heed/ops/input_gradient.hpp"
+#include "heed/ops/weight_gradient.hpp"
 #include "heed/tensor/checks.hpp"
 
 namespace heed::inline v0 {
@@ -57,6 +58,24 @@ void run_linear(TensorView<const T, Rank> x, const ProductWeights<T>& weights,
             workers.executor.parallel_for(product.count(), product);
         },
         x, y);
+}
+
+/// After check_linear_backward.
+template <class T, int Rank>
+void run_linear_backward(TensorView<const T, Rank> x, const BackwardWeights<T>& weights,
+                         TensorView<const T, Rank> dy, TensorView<T, Rank> dx,
+                         const GradientSum<T>& dweight, TensorView<T, 1> dbias,
+                         const std::optional<ExecutorRef>& executor) {
+    const Workers workers(multiply_adds(x.shape(), weights.matrix.extent(0)), executor);
+    const auto go_back = [&](RowList<const T> from, RowList<const T> slopes, RowList<T> to) {
+        if (!to.is_absent()) {
+            const InputGradient<T> input(slopes, weights, to, {}, workers.executor.concurrency());
+            workers.executor.parallel_for(input.count(), input);
+        }
+        const WeightGradient<T> gradient(from, slopes, dweight, dbias);
+        workers.executor.parallel_for(gradient.count(), gradient);
+    };
+    for_each_row_list(go_back, x, dy, dx);
 }
 
 template <class T, int Rank>
@@ -121,16 +140,8 @@ void linear_backward(const X& x, InputView<ElementOf<X>, 2> weight,
     using T = ElementOf<X>;
     const auto& [dx, dweight, dbias] = gradients;
     detail::check_linear_backward(read(x), weight, dy, dx, dweight, dbias);
-    const detail::Workers workers(detail::multiply_adds(x.shape(), weight.extent(0)), executor);
-    const auto go_back = [&, into = dweight, bias = dbias](auto from, auto slopes, auto to) {
-        if (!to.is_absent()) {
-            const detail::InputGradient<T> input(slopes, weight, to);
-            workers.executor.parallel_for(input.count(), input);
-        }
-        const detail::WeightGradient<T> gradient(from, slopes, {into}, bias);
-        workers.executor.parallel_for(gradient.count(), gradient);
-    };
-    detail::for_each_row_list(go_back, read(x), dy, dx);
+    detail::run_linear_backward<T, X::rank()>(read(x), {weight}, dy, dx, {dweight}, dbias,
+                                              executor);
 }
 
 }  // namespace heed::inline v0

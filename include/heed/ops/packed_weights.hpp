@@ -155,10 +155,18 @@ class PackedWeights {
         return {memory_.data() + static_cast<std::size_t>(first * inputs_) * storage_->bytes, first,
                 std::min(columns, outputs_ - first), columns};
     }
-    /// The memory of a panel, as rows of bytes.
+    /// The memory of a panel, or of some of its inputs, as rows of bytes.
     [[nodiscard]] TensorView<const std::byte, 2> bytes_of(Index p) const {
+        return bytes_of(p, 0, inputs_);
+    }
+    [[nodiscard]] TensorView<const std::byte, 2> bytes_of(Index p, Index input, Index count) const {
         const Panel of = panel(p);
-        return {of.weights, {inputs_, of.columns * static_cast<Index>(storage_->bytes)}};
+        return {at(of, input), {count, of.columns * static_cast<Index>(storage_->bytes)}};
+    }
+    /// A panel's weights from an input on, [in][columns], of weights that were packed in their own
+    /// type.
+    [[nodiscard]] const C* of_inputs(Index p, Index input) const {
+        return reinterpret_cast<const C*>(at(panel(p), input));
     }
 
     /// sums[r][c] += sum_k x[r][k] W[first + c][k], in ascending order, without the scales. Rows of

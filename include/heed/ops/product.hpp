@@ -32,6 +32,8 @@ inline constexpr Index product_outputs = ComputeScalar<T> ? 192 : 64;
 /// Rows that go through a packed panel together: as many as may be, so that weights come from
 /// memory a few times only, but fewer where workers would find too little to share.
 inline constexpr Index packed_rows = 128, least_packed_rows = 16, pieces_per_worker = 4;
+/// Every panel reads them again: not more than stay in the second-level cache beside a panel.
+inline constexpr std::size_t near_rows = std::size_t{768} << 10;
 /// For up to so many rows it takes less time to pack the weights than to leave lanes empty.
 inline constexpr Index few_rows = 8;
 
@@ -120,7 +122,11 @@ class Product {
 
     [[nodiscard]] Index rows_at_once() const {
         Index rows = packed_rows;
-        if (!is_packed() || workers_ == 1) return rows;
+        if (!is_packed()) return rows;
+        const std::size_t bytes = static_cast<std::size_t>(x_.columns()) * sizeof(C);
+        while (rows > least_packed_rows && static_cast<std::size_t>(rows) * bytes > near_rows)
+            rows /= 2;
+        if (workers_ == 1) return rows;
         const Index panels = weights_.packed->panels() * common_.matrices;
         while (rows > least_packed_rows &&
                pieces(common_.rows, rows) * panels < pieces_per_worker * workers_)

@@ -2,6 +2,7 @@
 // How do rows of the caller become rows and lanes for the kernels, and rows of the caller again?
 // In place where they are dense numbers of the compute type, by way of scratch otherwise.
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
@@ -47,6 +48,16 @@ struct TileRows {
     /// The rows after the first `count`.
     [[nodiscard]] TileRows from(Index count) const { return {data + count * stride, stride}; }
 };
+
+/// A panel [rows, columns] of a matrix as [row][width * lanes], with zeros behind its columns.
+template <class C>
+void load_panel(TensorView<const C, 2> panel, Index row, C* to) {
+    const Index columns = panel.extent(1);
+    for (Index i = 0; i < panel.extent(0); ++i) {
+        std::copy_n(panel.row(i), columns, to + i * row);
+        std::fill(to + i * row + columns, to + (i + 1) * row, C(0));
+    }
+}
 
 /// Puts zeros in place of NaN and infinity, in a copy [count, columns] whose rows are
 /// `copy_stride` apart and which may be the rows themselves. False when there was none; then the

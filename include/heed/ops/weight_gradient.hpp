@@ -1,8 +1,9 @@
 #pragma once
-// What do gradients become on their way back through a product, dy W and dy^T x?
+// What does a layer of products add to the gradients of its weight and bias, dy^T x and the sum of
+// dy?
 // On the tile kernels of attention, in pieces that different workers may take, with scratch on the
 // stack. Each element is one sum in ascending order, cut into chunks that depend on its length
-// alone: its bits depend neither on the other rows nor on the workers.
+// alone: its bits do not depend on the workers.
 
 #include <algorithm>
 #include <array>
@@ -11,74 +12,6 @@
 #include "heed/ops/product.hpp"
 
 namespace heed::inline v0::detail {
-
-/// A panel [rows, columns] of a matrix as [row][width * lanes], with zeros behind its columns.
-template <class C>
-void load_panel(TensorView<const C, 2> panel, Index row, C* to) {
-    const Index columns = panel.extent(1);
-    for (Index i = 0; i < panel.extent(0); ++i) {
-        std::copy_n(panel.row(i), columns, to + i * row);
-        std::fill(to + i * row + columns, to + (i + 1) * row, C(0));
-    }
-}
-
-/// dx = residual + dy W. The residual may be absent, or dx. Rows are contiguous.
-template <class C>
-class InputGradient {
-  public:
-    InputGradient(RowList<const C> dy, TensorView<const C, 2> weight, RowList<C> dx,
-                  RowList<const C> residual = {})
-        : kernels_(tile_kernels<C>()),
-          dy_(dy),
-          weight_(weight),
-          dx_(dx),
-          residual_(residual),
-          blocks_(CommonRows(dy, dx, residual), most_rows),
-          tiling_(dx.columns(), kernels_.lanes) {}
-
-    [[nodiscard]] Index count() const { return blocks_.count() * tiling_.count(); }
-
-    /// Some rows, and the features of a tile, which lie on the lanes.
-    void operator()(Index piece, int /*worker*/) const {
-        const Index block = piece / tiling_.count(), tile = piece % tiling_.count();
-        const Index first = blocks_.begin(block), rows = blocks_.size(block);
-        const Index column = tiling_.begin(tile), row = tiling_.width(tile) * kernels_.lanes;
-        const Index columns = std::min(row, dx_.columns() - column);
-        StackScratch<C, terms * most_tile_lanes<C>> panel;
-        StackScratch<C, most_rows * most_tile_lanes<C>> sums;
-        std::fill_n(sums.data, rows * row, C(0));
-        const auto part = [&](Index n) {
-            const Index count = std::clamp<Index>(weight_.extent(0) - n, 0, terms);
-            return weight_.slice(0, weight_.extent(0) - n > 0 ? n : 0, count)
-                .slice(1, column, columns);
-        };
-        for (Index n = 0; n < weight_.extent(0); n += terms) {
-            LinesAhead ahead;
-            ahead.add(part(n + terms));
-            const Index count = std::min(terms, weight_.extent(0) - n);
-            load_panel(part(n), row, panel.data);
-            kernels_.weighted_sums[tiling_.width(tile) - 1](dy_.first_of(first) + n,
-                                                            dy_.row_stride(), rows, panel.data, row,
-                                                            count, sums.data, row, ahead);
-        }
-        C* const to = dx_.first_of(first) + column;
-        RowFinish<C> f;
-        if (!residual_.is_absent())
-            f.residual = {residual_.first_of(first) + column, residual_.row_stride()};
-        layer_kernels<C>().finish_rows(sums.data, row, rows, columns, f, to, dx_.row_stride());
-    }
-
-  private:
-    static constexpr Index terms = product_terms, most_rows = product_outputs<C>;
-
-    const TileKernels<C>& kernels_;
-    RowList<const C> dy_;
-    TensorView<const C, 2> weight_;
-    RowList<C> dx_;
-    RowList<const C> residual_;
-    RowBlocks blocks_;
-    LaneTiling tiling_;
-};
 
 /// Where a gradient is added to. It may stand for zeros that nobody has written: whoever adds
 /// writes them first, which takes less time while they are near.

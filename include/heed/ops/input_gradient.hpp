@@ -1,0 +1,178 @@
+#pragma once
+// What becomes of the gradient of a product on its way to the input, dy W?
+// On the tile kernels of attention, in pieces that different workers may take, with scratch on the
+// stack. Each element is one sum in ascending order: its bits depend neither on the other rows, nor
+// on the workers, nor on whether the weights are packed.
+//
+// Packed weights are read as they lie, for the product and for its gradient: here as scalars, while
+// rows of dy lie on lanes. Weights in place are read a few features at a time, which lie on lanes.
+
+#include <algorithm>
+#include <span>
+
+#include "heed/ops/product.hpp"
+
+namespace heed::inline v0::detail {
+
+/// W [out, in] on the way back: as a matrix and, where products read packed weights, packed in
+/// parts, one after another.
+template <class C>
+struct BackwardWeights {
+    TensorView<const C, 2> matrix;
+    std::span<const PackedWeights<C>> packed = {};
+};
+
+/// dx = residual + dy W. The residual may be absent, or dx.
+template <class C>
+class InputGradient {
+  public:
+    /// Rows are contiguous. `workers` is how many may take pieces at the same time.
+    InputGradient(RowList<const C> dy, const BackwardWeights<C>& weights, RowList<C> dx,
+                  RowList<const C> residual, int workers)
+        : kernels_(tile_kernels<C>()),
+          dy_(dy),
+          weights_(weights),
+          dx_(dx),
+          residual_(residual),
+          common_(dy, dx, residual),
+          is_packed_(!weights.packed.empty() && is_better_packed()),
+          row_tiles_(common_.rows, kernels_.lanes),
+          inputs_(inputs_at_once(workers)),
+          blocks_(common_, most_rows),
+          feature_tiles_(dx.columns(), kernels_.lanes) {}
+
+    [[nodiscard]] Index count() const {
+        if (is_packed_) return pieces(dx_.columns(), inputs_) * all_row_tiles();
+        return blocks_.count() * feature_tiles_.count();
+    }
+
+    void operator()(Index piece, int /*worker*/) const {
+        if (is_packed_)
+            multiply_packed(piece);
+        else
+            multiply_in_place(piece);
+    }
+
+  private:
+    /// Features of dx for a tile of rows: with more of them dy is put on lanes less often, with
+    /// fewer there are enough pieces for several workers.
+    static constexpr Index most_inputs = 256, fewest_inputs = 64;
+    static constexpr Index terms = product_terms, most_rows = product_outputs<C>;
+    static constexpr Index most = most_tile_lanes<C>;
+
+    /// A part of dx.
+    struct Part {
+        Index row, rows, column, columns;
+    };
+
+    /// With a few rows most lanes would be empty; for many rows weights that stay in the
+    /// second-level cache are as near in place, where sums are longer.
+    [[nodiscard]] bool is_better_packed() const {
+        const auto bytes = static_cast<std::size_t>(weights_.matrix.element_count()) * sizeof(C);
+        return common_.rows > few_rows && (common_.rows < packed_rows || bytes > near_weights);
+    }
+    [[nodiscard]] Index all_row_tiles() const { return common_.matrices * row_tiles_.count(); }
+
+    /// In multiples of 8, which a product takes at once.
+    [[nodiscard]] Index inputs_at_once(int workers) const {
+        const Index all = dx_.columns();
+        const auto balanced = [&](Index most_at_once) {
+            return pieces(pieces(all, pieces(all, most_at_once)), 8) * 8;
+        };
+        if (all == 0 || !is_packed_) return most_inputs;
+        Index at_most = most_inputs;
+        while (workers > 1 && at_most > fewest_inputs &&
+               pieces(all, at_most) * all_row_tiles() < pieces_per_worker * workers)
+            at_most /= 2;
+        return balanced(at_most);
+    }
+
+    /// Some features of a tile of rows. Tiles take the same features one after another, whose
+    /// weights are near then.
+    void multiply_packed(Index piece) const {
+        const Index group = piece % all_row_tiles(), tile = group % row_tiles_.count();
+        const Index begin = row_tiles_.begin(tile), column = piece / all_row_tiles() * inputs_;
+        const int width = row_tiles_.width(tile);
+        const Index row = width * kernels_.lanes;
+        const Part part{group / row_tiles_.count() * common_.rows + begin,
+                        std::min<Index>(row, common_.rows - begin), column,
+                        std::min(inputs_, dx_.columns() - column)};
+        StackScratch<C, most_inputs * most> sums, rows;
+        std::fill_n(sums.data, part.columns * row, C(0));
+        Index output = 0;
+        for (const PackedWeights<C>& weights : weights_.packed) {
+            for (Index p = 0; p < weights.panels(); ++p)
+                add_panel(part, weights, p, dy_.first_of(part.row) + output, width, sums.data);
+            output += weights.outputs();
+        }
+        kernels_.finish(sums.data, row, part.columns, part.rows, ones<C>().data(), rows.data,
+                        part.columns);
+        finish(part, rows.data, part.columns);
+    }
+
+    /// sums[k][r] += sum_n W[n][column + k] dy[r][n] over the outputs n of a panel, while the next
+    /// panel is asked for.
+    void add_panel(const Part& part, const PackedWeights<C>& weights, Index p, const C* dy,
+                   int width, C* sums) const {
+        const Panel panel = weights.panel(p);
+        const Index row = width * kernels_.lanes;
+        StackScratch<C, most * most> slopes;
+        kernels_.load_queries(dy + panel.first, dy_.row_stride(), part.rows, panel.count, C(1),
+                              slopes.data, row);
+        LinesAhead ahead;
+        if (p + 1 < weights.panels())
+            ahead.add_evenly(weights.bytes_of(p + 1, part.column, part.columns),
+                             part.columns * row * panel.count / kernels_.per_line);
+        kernels_.weighted_sums[width - 1](weights.of_inputs(p, part.column), panel.columns,
+                                          part.columns, slopes.data, row, panel.count, sums, row,
+                                          ahead);
+    }
+
+    /// Some rows, and the features of a tile.
+    void multiply_in_place(Index piece) const {
+        const Index block = piece / feature_tiles_.count(), tile = piece % feature_tiles_.count();
+        const Index column = feature_tiles_.begin(tile);
+        const Index row = feature_tiles_.width(tile) * kernels_.lanes;
+        const Part part{blocks_.begin(block), blocks_.size(block), column,
+                        std::min(row, dx_.columns() - column)};
+        StackScratch<C, terms * most> panel;
+        StackScratch<C, most_rows * most> sums;
+        std::fill_n(sums.data, part.rows * row, C(0));
+        const Index outputs = weights_.matrix.extent(0);
+        const TensorView<const C, 2> features =
+            weights_.matrix.slice(1, part.column, part.columns);
+        for (Index n = 0; n < outputs; n += terms) {
+            const Index end = std::min(n + terms, outputs);
+            LinesAhead ahead;
+            ahead.add(features.slice(0, end, std::min(terms, outputs - end)));
+            load_panel(features.slice(0, n, end - n), row, panel.data);
+            kernels_.weighted_sums[feature_tiles_.width(tile) - 1](
+                dy_.first_of(part.row) + n, dy_.row_stride(), part.rows, panel.data, row, end - n,
+                sums.data, row, ahead);
+        }
+        finish(part, sums.data, row);
+    }
+
+    /// From rows of sums to rows of dx.
+    void finish(const Part& part, const C* sums, Index row) const {
+        RowFinish<C> f;
+        if (!residual_.is_absent())
+            f.residual = {residual_.first_of(part.row) + part.column, residual_.row_stride()};
+        layer_kernels<C>().finish_rows(sums, row, part.rows, part.columns, f,
+                                       dx_.first_of(part.row) + part.column, dx_.row_stride());
+    }
+
+    const TileKernels<C>& kernels_;
+    RowList<const C> dy_;
+    BackwardWeights<C> weights_;
+    RowList<C> dx_;
+    RowList<const C> residual_;
+    CommonRows common_;
+    bool is_packed_;
+    LaneTiling row_tiles_;
+    Index inputs_;
+    RowBlocks blocks_;
+    LaneTiling feature_tiles_;
+};
+
+}  // namespace heed::inline v0::detail
