@@ -117,15 +117,13 @@ class WeightMatrix {
         return {{}, bias, &packs_.parts[part]};
     }
 
-    /// All parts, or one, for the gradient of their products. Valid until the weights change. Throws
-    /// ArgumentError where there is no matrix any more.
-    [[nodiscard]] BackwardWeights<T> for_gradient() const {
-        if (!prepare_for_gradient()) return {matrix_.view()};
-        return {matrix_.view(), std::span(packs_.parts).first(parts_)};
-    }
+    /// All parts, or one, for the gradient of their products; packed where a product has packed
+    /// them. Valid until the weights change. Throws ArgumentError where there is no matrix any more.
+    [[nodiscard]] BackwardWeights<T> for_gradient() const { return {view(), packed(0, parts_)}; }
     [[nodiscard]] BackwardWeights<T> for_gradient(std::size_t part) const {
-        if (!prepare_for_gradient()) return {rows_of(part)};
-        return {rows_of(part), std::span(packs_.parts).subspan(part, 1)};
+        require_matrix();
+        write_zeros();
+        return {rows_of(part), packed(part, 1)};
     }
 
   private:
@@ -168,12 +166,11 @@ class WeightMatrix {
         if (packs_.state == State::packed) packs_.state = State::changed;
     }
 
-    /// True where packed weights are at hand.
-    [[nodiscard]] bool prepare_for_gradient() const {
-        require_matrix();
-        write_zeros();
-        if (is_packed()) pack_changes();
-        return is_packed();
+    /// Parts that are packed as they are now, or none.
+    [[nodiscard]] std::span<const PackedWeights<T>> packed(std::size_t first,
+                                                           std::size_t count) const {
+        if (packs_.state != State::packed) return {};
+        return std::span(packs_.parts).subspan(first, count);
     }
 
     void write_zeros() const {
