@@ -61,6 +61,13 @@ class WeightsOf : public testing::Test {
         Layer fresh(module);
         return values(fresh(x.view()));
     }
+    void go_back(TensorView<const float, 3> from, TensorView<const float, 3> dy,
+                 TensorView<float, 3> dx, Layer& gradients) {
+        if constexpr (std::is_same_v<Layer, Linear<float>>)
+            module.template backward<3>(from, dy, dx, gradients);
+        else
+            module.backward(from, dy, dx, gradients);
+    }
     void expect_fresh(const char* after) {
         const auto found = answer();
         EXPECT_NE(found, last) << "nothing has changed after " << after;
@@ -126,6 +133,33 @@ TYPED_TEST(WeightsOf, PackedAnswersHaveTheBitsOfThoseInPlace) {
     const auto packed = this->answer();
     this->module.for_each_parameter([](const std::string&, auto) {});
     EXPECT_EQ(this->answer(), packed);
+}
+
+TYPED_TEST(WeightsOf, PackedGradientsHaveTheBitsOfThoseInPlace) {
+    auto& layer = this->module;
+    if constexpr (requires { layer.train(); }) layer.train();
+    auto gradients = layer.make_gradients();
+    // So many rows that packed weights are worth reading.
+    const auto from = random_tensor<float, 3>(this->random, {2, 12, 8});
+    const auto dy = random_tensor<float, 3>(this->random, from.shape());
+    const auto dx_of_now = [&] {
+        Tensor<float, 3> dx(from.shape());
+        (void)layer(from.view());
+        this->go_back(from, dy, dx, gradients);
+        return values(dx.view());
+    };
+    const auto packed = dx_of_now();
+    layer.for_each_parameter([](const std::string&, auto) {});
+    EXPECT_EQ(dx_of_now(), packed);
+    // Packed weights of before a change are not those of the gradient.
+    layer.pack_weights();
+    (void)layer(from.view());
+    Tensor<float, 3> dx(from.shape());
+    layer.fill_parameters(0);
+    this->go_back(from, dy, dx, gradients);
+    if constexpr (!std::is_same_v<TypeParam, TransformerEncoderLayer<float>>) {  // no residual
+        EXPECT_THAT(values(dx.view()), testing::Each(0.0f));
+    }
 }
 
 TYPED_TEST(WeightsOf, PackingAgainAllocatesNothing) {
@@ -209,17 +243,11 @@ TYPED_TEST(WeightsOf, GradientsBeginAtZeroWhateverWasThere) {
     written.for_each_parameter([](const std::string&, auto view) { heed::fill(view, 0.0f); });
     const auto dy = random_tensor<float, 3>(this->random, this->x.shape());
     Tensor<float, 3> y(dy.shape()), dx(dy.shape());
-    const auto go_back = [&](TypeParam& gradients) {
-        if constexpr (std::is_same_v<TypeParam, Linear<float>>)
-            layer.template backward<3>(this->x, dy, dx, gradients);
-        else
-            layer.backward(this->x, dy, dx, gradients);
-    };
     decltype(parameters_of(cleared)) before;  // asking now would write the zeros
     for (const char* step : {"first", "added to the first"}) {
         y = layer(this->x.view());
-        go_back(cleared);
-        go_back(written);
+        this->go_back(this->x, dy, dx, cleared);
+        this->go_back(this->x, dy, dx, written);
         const auto found = parameters_of(cleared);
         EXPECT_EQ(found, parameters_of(written)) << step;
         EXPECT_NE(found, before) << step;
