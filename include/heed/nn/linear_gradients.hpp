@@ -18,7 +18,7 @@ class LinearGradientStages {
                          TensorView<T, 1> dbias, int workers)
         : wants_dx_(!dx.is_absent()),
           input_(dy, weights, dx, residual, workers),
-          parameters_(x, dy, dweight, dbias) {}
+          parameters_(x, dy, dweight, dbias, workers) {}
 
     /// Of a Linear, whose gradients lie in another.
     template <class Linear>

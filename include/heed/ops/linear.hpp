@@ -72,7 +72,8 @@ void run_linear_backward(TensorView<const T, Rank> x, const BackwardWeights<T>& 
             const InputGradient<T> input(slopes, weights, to, {}, workers.executor.concurrency());
             workers.executor.parallel_for(input.count(), input);
         }
-        const WeightGradient<T> gradient(from, slopes, dweight, dbias);
+        const WeightGradient<T> gradient(from, slopes, dweight, dbias,
+                                         workers.executor.concurrency());
         workers.executor.parallel_for(gradient.count(), gradient);
     };
     for_each_row_list(go_back, x, dy, dx);

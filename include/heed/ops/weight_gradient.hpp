@@ -26,9 +26,9 @@ struct GradientSum {
 template <class C>
 class WeightGradient {
   public:
-    /// Rows are contiguous.
+    /// Rows are contiguous. `workers` is how many may take pieces at the same time.
     WeightGradient(RowList<const C> x, RowList<const C> dy, const GradientSum<C>& dweight,
-                   TensorView<C, 1> dbias)
+                   TensorView<C, 1> dbias, int workers)
         : kernels_(tile_kernels<C>()),
           x_(x),
           dy_(dy),
@@ -39,7 +39,10 @@ class WeightGradient {
           dbias_(dbias),
           whole_(dweight_.extent(1) / kernels_.lanes * kernels_.lanes),
           tiling_(whole_, kernels_.lanes),
-          outputs_(outputs_at_once()) {}
+          group_tiles_(most_group_tiles),
+          outputs_(most_outputs) {
+        cut(pieces_per_worker * workers);
+    }
 
     [[nodiscard]] Index count() const {
         const bool wanted = is_wanted(dweight_) || is_wanted(dbias_);
@@ -67,11 +70,11 @@ class WeightGradient {
     }
 
   private:
-    /// Outputs of a piece: with more of them many rows of x come from memory less often, with fewer
-    /// there are enough pieces for several workers.
+    /// Of a piece: with more outputs many rows of x come from memory less often, with more tiles of
+    /// features dy is put on lanes less often; with fewer there are enough pieces for all workers.
     static constexpr Index most_outputs = sizeof(C) > 4 ? 64 : 128, fewest_outputs = 64;
-    static constexpr Index many_rows = 512, enough_pieces = 8;
-    static constexpr Index terms = product_terms, group_tiles = 8;
+    static constexpr Index most_group_tiles = 16, fewest_group_tiles = 8;
+    static constexpr Index terms = product_terms, many_rows = 512;
 
     /// Rows of x and dy, and outputs: [output][row].
     struct Chunk {
@@ -81,17 +84,18 @@ class WeightGradient {
         Index row;  ///< of lanes
     };
 
-    [[nodiscard]] Index outputs_at_once() const {
-        const bool many = common_.matrices * common_.rows >= many_rows &&
-                          pieces(dy_.columns(), most_outputs) * groups() >= enough_pieces;
-        return many ? most_outputs : fewest_outputs;
+    /// Makes pieces smaller where they would be too few.
+    void cut(Index enough) {
+        const auto are_too_few = [&] { return pieces(dy_.columns(), outputs_) * groups() < enough; };
+        if (common_.matrices * common_.rows < many_rows || are_too_few()) outputs_ = fewest_outputs;
+        if (are_too_few()) group_tiles_ = fewest_group_tiles;
     }
     [[nodiscard]] Index groups() const {
-        return std::max<Index>(1, pieces(dweight_.empty() ? 0 : tiling_.count(), group_tiles));
+        return std::max<Index>(1, pieces(dweight_.empty() ? 0 : tiling_.count(), group_tiles_));
     }
 
     [[nodiscard]] Index end_of(Index group) const {
-        return std::min(tiling_.count(), (group + 1) * group_tiles);
+        return std::min(tiling_.count(), (group + 1) * group_tiles_);
     }
     [[nodiscard]] Index columns_of(Index tile) const {
         return tiling_.width(tile) * kernels_.lanes;
@@ -102,7 +106,7 @@ class WeightGradient {
         if (!is_wanted(dweight_)) return;
         *is_unwritten_ = false;
         const TensorView<C, 2> part = dweight_.slice(0, first, rows);
-        for (Index tile = group * group_tiles; tile < end_of(group); ++tile)
+        for (Index tile = group * group_tiles_; tile < end_of(group); ++tile)
             fill(part.slice(1, tiling_.begin(tile), columns_of(tile)), C(0));
         if (group == 0) fill(part.slice(1, whole_, part.extent(1) - whole_), C(0));
     }
@@ -110,7 +114,7 @@ class WeightGradient {
     void add_tiles(const Chunk& c, Index group) const {
         if (!is_wanted(dweight_)) return;
         const Index end = end_of(group);
-        for (Index tile = group * group_tiles; tile < end; ++tile) {
+        for (Index tile = group * group_tiles_; tile < end; ++tile) {
             const Index column = tiling_.begin(tile);
             LinesAhead ahead;
             if (tile + 1 < end) add_lines_of(c, tile + 1, ahead);
@@ -160,6 +164,7 @@ class WeightGradient {
     TensorView<C, 1> dbias_;
     Index whole_;  ///< features that fill registers
     LaneTiling tiling_;
+    Index group_tiles_;
     Index outputs_;
 };
 
