@@ -14,7 +14,7 @@
 namespace heed::inline v0::detail {
 
 /// Where a gradient is added to. It may stand for zeros that nobody has written: whoever adds
-/// writes them first, which takes less time while they are near.
+/// first writes instead, and what was there is not read.
 template <class C>
 struct GradientSum {
     TensorView<C, 2> to = {};
@@ -35,7 +35,7 @@ class WeightGradient {
           common_(x, dy),
           dweight_(dweight.to),
           is_unwritten_(dweight.is_unwritten),
-          writes_zeros_(is_unwritten_ != nullptr && *is_unwritten_),
+          begins_(is_unwritten_ != nullptr && *is_unwritten_),
           dbias_(dbias),
           whole_(dweight_.extent(1) / kernels_.lanes * kernels_.lanes),
           tiling_(whole_, kernels_.lanes),
@@ -46,7 +46,7 @@ class WeightGradient {
 
     [[nodiscard]] Index count() const {
         const bool wanted = is_wanted(dweight_) || is_wanted(dbias_);
-        return wanted ? pieces(dy_.columns(), outputs_) * groups() : 0;
+        return wanted && common_.rows > 0 ? pieces(dy_.columns(), outputs_) * groups() : 0;
     }
 
     /// Some rows of dW, and of their features a group of tiles; the first group takes db and what
@@ -54,7 +54,7 @@ class WeightGradient {
     void operator()(Index piece, int /*worker*/) const {
         const Index first = piece / groups() * outputs_, group = piece % groups();
         const Index rows = std::min(outputs_, dy_.columns() - first);
-        if (writes_zeros_) write_zeros(first, rows, group);
+        if (begins_) *is_unwritten_ = false;
         StackScratch<C, most_outputs * terms> lanes;
         for (Index matrix = 0; matrix < common_.matrices; ++matrix)
             for (Index m = 0; m < common_.rows; m += terms) {
@@ -63,7 +63,7 @@ class WeightGradient {
                 const Index at = matrix * common_.rows + m;
                 kernels_.load_queries(dy_.first_of(at) + first, dy_.row_stride(), count, rows, C(1),
                                       lanes.data, row);
-                const Chunk chunk{at, count, first, rows, lanes.data, row};
+                const Chunk chunk{at, count, first, rows, lanes.data, row, begins_ && at == 0};
                 add_tiles(chunk, group);
                 if (group == 0) add_rest(chunk);
             }
@@ -81,7 +81,13 @@ class WeightGradient {
         Index first_row, rows;
         Index first_output, outputs;
         const C* lanes;
-        Index row;  ///< of lanes
+        Index row;    ///< of lanes
+        bool begins;  ///< what is there is not added to, but overwritten
+
+        /// The product that adds the chunk, or begins with it.
+        [[nodiscard]] auto product(const TileKernels<C>& kernels, int width) const {
+            return (begins ? kernels.first_weighted_sums : kernels.weighted_sums)[width - 1];
+        }
     };
 
     /// Makes pieces smaller where they would be too few.
@@ -101,16 +107,6 @@ class WeightGradient {
         return tiling_.width(tile) * kernels_.lanes;
     }
 
-    /// What the piece adds to.
-    void write_zeros(Index first, Index rows, Index group) const {
-        if (!is_wanted(dweight_)) return;
-        *is_unwritten_ = false;
-        const TensorView<C, 2> part = dweight_.slice(0, first, rows);
-        for (Index tile = group * group_tiles_; tile < end_of(group); ++tile)
-            fill(part.slice(1, tiling_.begin(tile), columns_of(tile)), C(0));
-        if (group == 0) fill(part.slice(1, whole_, part.extent(1) - whole_), C(0));
-    }
-
     void add_tiles(const Chunk& c, Index group) const {
         if (!is_wanted(dweight_)) return;
         const Index end = end_of(group);
@@ -118,7 +114,7 @@ class WeightGradient {
             const Index column = tiling_.begin(tile);
             LinesAhead ahead;
             if (tile + 1 < end) add_lines_of(c, tile + 1, ahead);
-            kernels_.weighted_sums[tiling_.width(tile) - 1](
+            c.product(kernels_, tiling_.width(tile))(
                 c.lanes, c.row, c.outputs, x_.first_of(c.first_row) + column, x_.row_stride(),
                 c.rows, dweight_.row(c.first_output) + column, dweight_.stride(0), ahead);
         }
@@ -149,8 +145,8 @@ class WeightGradient {
         load_panel<C>(x_.block(c.first_row, c.rows).slice(1, whole_, left), row, panel.data);
         load_panel<C>(to, row, sums.data);
         LinesAhead ahead;
-        kernels_.weighted_sums[0](c.lanes, c.row, c.outputs, panel.data, row, c.rows, sums.data,
-                                  row, ahead);
+        c.product(kernels_, 1)(c.lanes, c.row, c.outputs, panel.data, row, c.rows, sums.data, row,
+                               ahead);
         copy(TensorView<const C, 2>(sums.data, to.shape(), {row, 1}), to);
     }
 
@@ -160,7 +156,7 @@ class WeightGradient {
     CommonRows common_;
     TensorView<C, 2> dweight_;
     std::atomic<bool>* is_unwritten_;
-    bool writes_zeros_;
+    bool begins_;  ///< there is nothing to add to
     TensorView<C, 1> dbias_;
     Index whole_;  ///< features that fill registers
     LaneTiling tiling_;

@@ -132,6 +132,11 @@ struct TileKernels {
     void (*weighted_sums[max_tile_width])(const T* weights, Index weight_row, Index count,
                                           const T* rows, Index row, Index terms, T* sums,
                                           Index sum_row, LinesAhead& ahead);
+
+    /// The same for sums of 0: what was there is not read.
+    void (*first_weighted_sums[max_tile_width])(const T* weights, Index weight_row, Index count,
+                                                const T* rows, Index row, Index terms, T* sums,
+                                                Index sum_row, LinesAhead& ahead);
 };
 
 }  // namespace heed::inline v0::detail

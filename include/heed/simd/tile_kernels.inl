@@ -48,7 +48,10 @@ inline constexpr TileKernels<T> table = {
     lane_sums<T>,
     diagonal_sums<T>,
     add_to_rows<T>,
-    {weighted_sums<1, T>, weighted_sums<2, T>, weighted_sums<3, T>},
+    {weighted_sums<1, Product::accumulate, T>, weighted_sums<2, Product::accumulate, T>,
+     weighted_sums<3, Product::accumulate, T>},
+    {weighted_sums<1, Product::begin, T>, weighted_sums<2, Product::begin, T>,
+     weighted_sums<3, Product::begin, T>},
 };
 
 #undef HEED_INLINE

@@ -17,7 +17,7 @@ HEED_INLINE void ask_for(std::uintptr_t address) {
 }
 
 /// What a product does with C beside computing it.
-enum class Product { scores, accumulate };
+enum class Product { scores, accumulate, begin };
 
 template <int rows, int width, Product kind, class T>
 HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T* b, Index b_row,
@@ -89,10 +89,10 @@ void values(const T* v, Index stride, Index keys, Index value_dim, const T* weig
         ahead);
 }
 
-template <int width, class T>
+template <int width, Product kind, class T>
 void weighted_sums(const T* weights, Index weight_row, Index count, const T* rows, Index row,
                    Index terms, T* sums, Index sum_row, LinesAhead& ahead) {
-    product_rows<rows_at_once<width>, width, Product::accumulate>(
+    product_rows<rows_at_once<width>, width, kind>(
         weights, weight_row, 1, count, rows, row, terms, sums, sum_row,
         static_cast<Pack<T>*>(nullptr), ahead);
 }
