@@ -66,8 +66,8 @@ class WeightMatrix {
         will_change();
         return {matrix_, &packs_.cleared};
     }
-    /// Sets all elements to 0. Unless the caller has a view, whoever is next to read or to add
-    /// writes the zeros.
+    /// Sets all elements to 0. Unless the caller has a view, the zeros are written by whoever is next
+    /// to read, and never where a gradient is added before.
     void clear() {
         will_change();
         packs_.cleared = true;
