@@ -1,5 +1,6 @@
 #include "trainer.hpp"
 
+#include <Eigen/Core>
 #include <algorithm>
 #include <string>
 
@@ -133,10 +134,13 @@ void Trainer::copy_weights() {
 void Trainer::add_gradients() {
     const float share = 1.0f / static_cast<float>(shards_.size());
     for (std::size_t p = 0; p < weights_.size(); ++p) {
-        const std::span<float> sum = shards_.front().slopes[p];
-        for (std::size_t s = 1; s < shards_.size(); ++s)
-            std::ranges::transform(sum, shards_[s].slopes[p], sum.begin(), std::plus<>());
-        for (float& slope : sum) slope *= share;
+        const auto slopes = [&](const Shard& shard) {
+            const std::span<float> of = shard.slopes[p];
+            return Eigen::Map<Eigen::ArrayXf>(of.data(), static_cast<Index>(of.size()));
+        };
+        auto sum = slopes(shards_.front());
+        for (std::size_t s = 1; s < shards_.size(); ++s) sum += slopes(shards_[s]);
+        sum *= share;
     }
 }
 

@@ -73,6 +73,10 @@ class InputGradient {
     }
     [[nodiscard]] Index all_row_tiles() const { return common_.matrices * row_tiles_.count(); }
 
+    static TensorView<const C, 2> part_of(const RowList<C>& rows, const Part& part) {
+        return rows.block(part.row, part.rows).slice(1, part.column, part.columns);
+    }
+
     /// In multiples of 8, which a product takes at once.
     [[nodiscard]] Index inputs_at_once(int workers) const {
         const Index all = dx_.columns();
@@ -111,7 +115,7 @@ class InputGradient {
     }
 
     /// sums[k][r] += sum_n W[n][column + k] dy[r][n] over the outputs n of a panel, while the next
-    /// panel is asked for.
+    /// panel, or in the end dx, is asked for.
     void add_panel(const Part& part, const PackedWeights<C>& weights, Index p, const C* dy,
                    int width, C* sums) const {
         const Panel panel = weights.panel(p);
@@ -120,7 +124,9 @@ class InputGradient {
         kernels_.load_queries(dy + panel.first, dy_.row_stride(), part.rows, panel.count, C(1),
                               slopes.data, row);
         LinesAhead ahead;
-        if (p + 1 < weights.panels())
+        if (p + 1 == weights.panels())
+            ahead.add(part_of(dx_, part));
+        else
             ahead.add_evenly(weights.bytes_of(p + 1, part.column, part.columns),
                              part.columns * row * panel.count / kernels_.per_line);
         kernels_.weighted_sums[width - 1](weights.of_inputs(p, part.column), panel.columns,
@@ -144,7 +150,10 @@ class InputGradient {
         for (Index n = 0; n < outputs; n += terms) {
             const Index end = std::min(n + terms, outputs);
             LinesAhead ahead;
-            ahead.add(features.slice(0, end, std::min(terms, outputs - end)));
+            if (end < outputs)
+                ahead.add(features.slice(0, end, std::min(terms, outputs - end)));
+            else
+                ahead.add(part_of(dx_, part));
             load_panel(features.slice(0, n, end - n), row, panel.data);
             kernels_.weighted_sums[feature_tiles_.width(tile) - 1](
                 dy_.first_of(part.row) + n, dy_.row_stride(), part.rows, panel.data, row, end - n,

@@ -86,7 +86,15 @@ void copy(TensorView<From, Rank> source, TensorView<To, Rank> target) {
 /// Sets every element to the same value.
 template <class T, int Rank>
 void fill(TensorView<T, Rank> target, std::type_identity_t<T> value) {
-    detail::for_each_element([value](T& element) { element = value; }, target);
+    if constexpr (Rank == 1) {
+        if (target.has_contiguous_rows()) {
+            std::fill_n(target.data(), target.extent(0), value);
+            return;
+        }
+        detail::for_each_element([value](T& element) { element = value; }, target);
+    } else {
+        for (Index i = 0; i < target.extent(0); ++i) fill(target.select(0, i), value);
+    }
 }
 
 /// target += source, element by element. Throws ShapeError when shapes differ.
