@@ -23,7 +23,7 @@ Times heed beside plain Eigen, in rounds that run all benchmarks in random order
 checked once before it is timed. Prints tables (Markdown) to standard output; bench/README.md says
 what their columns mean. The environment variable HEED_ISA chooses a lesser instruction set.
 
-  --quick                        fewer sizes, three rounds: some two minutes
+  --quick                        fewer sizes, three rounds: a quarter of an hour
   --series=FILE                  write the numbers for bench/plot.gp
   --help                         show this
 

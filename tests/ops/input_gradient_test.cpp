@@ -60,9 +60,9 @@ Tensor<T, 2> go_back(TensorView<const T, 2> dy, const BackwardWeights<T>& weight
     fill(dx.view(), std::numeric_limits<T>::quiet_NaN());
     if (residual.data() != nullptr) copy(residual, dx.view());
     const RowList<T> to(dx.view());
-    const InputGradient<T> gradient(
-        RowList<const T>(dy), weights, to,
-        residual.data() != nullptr ? to.to_read() : RowList<const T>(), workers);
+    const InputGradient<T> gradient(RowList<const T>(dy), weights, to,
+                                    residual.data() != nullptr ? to.to_read() : RowList<const T>(),
+                                    workers);
     heed::ThreadPool pool(workers);
     pool.parallel_for(gradient.count(), gradient);
     return dx;
@@ -115,8 +115,7 @@ TYPED_TEST(InputGradientOf, AgainstTheOracle) {
         for (Index k = 0; k < 290; ++k) {
             Real sum = static_cast<Real>(residual(r, k)), size = std::abs(sum);
             for (Index n = 0; n < 103; ++n) {
-                const Real term =
-                    static_cast<Real>(dy(r, n)) * static_cast<Real>(w.matrix(n, k));
+                const Real term = static_cast<Real>(dy(r, n)) * static_cast<Real>(w.matrix(n, k));
                 sum += term;
                 size += std::abs(term);
             }
@@ -173,8 +172,8 @@ TYPED_TEST(InputGradientOf, AllocatesNothing) {
     const Tensor<T, 2> dy({70, 100});
     Tensor<T, 2> dx({70, 40});
     const support::AllocationCounter allocations;
-    const InputGradient<T> gradient(RowList<const T>(read(dy)), w.packed(),
-                                    RowList<T>(dx.view()), {}, 1);
+    const InputGradient<T> gradient(RowList<const T>(read(dy)), w.packed(), RowList<T>(dx.view()),
+                                    {}, 1);
     for (Index piece = 0; piece < gradient.count(); ++piece) gradient(piece, 0);
     EXPECT_EQ(allocations.count(), 0U);
 }

@@ -68,7 +68,8 @@ class FeedForward : public Module<FeedForward<T>> {
         check_backward(x, dy, dx, gradients);
         const detail::Workers workers(2 * multiply_adds(x.shape()));
         const Backward backward(*this, detail::RowList<const T>(x), detail::RowList<const T>(dy),
-                                detail::RowList<T>(dx), {}, gradients, workers.executor.concurrency());
+                                detail::RowList<T>(dx), {}, gradients,
+                                workers.executor.concurrency());
         detail::Stages stages;
         backward.add_to(stages);
         stages.run(workers.executor);

@@ -205,11 +205,11 @@ class MultiHeadAttention<T>::Backward {
         const auto go_back = [&]<int part>(TensorView<const T, 3> x, TensorView<T, 3> dy,
                                            TensorView<T, 3> dx) {
             const Rows before = adds_up && part > 0 ? rows(dx).to_read() : residual;
-            to_inputs_[part].emplace(
-                Rows(x), self_.template projection_backward<part>(), Rows(read(dy)), rows(dx), before,
-                detail::GradientSum<T>{
-                    self_.template part_of<part>(gradients_.template matrix_of<part>().change())},
-                bias_of<part>(gradients_), workers_);
+            to_inputs_[part].emplace(Rows(x), self_.template projection_backward<part>(),
+                                     Rows(read(dy)), rows(dx), before,
+                                     detail::GradientSum<T>{self_.template part_of<part>(
+                                         gradients_.template matrix_of<part>().change())},
+                                     bias_of<part>(gradients_), workers_);
         };
         go_back.template operator()<0>(query, d_.q.merge_heads(), inputs.dquery);
         go_back.template operator()<1>(key, given(d_.k, call_), inputs.dkey);

@@ -66,8 +66,8 @@ class WeightMatrix {
         will_change();
         return {matrix_, &packs_.cleared};
     }
-    /// Sets all elements to 0. Unless the caller has a view, the zeros are written by whoever is next
-    /// to read, and never where a gradient is added before.
+    /// Sets all elements to 0. Unless the caller has a view, the zeros are written by whoever is
+    /// next to read, and never where a gradient is added before.
     void clear() {
         will_change();
         packs_.cleared = true;
@@ -118,7 +118,8 @@ class WeightMatrix {
     }
 
     /// All parts, or one, for the gradient of their products; packed where a product has packed
-    /// them. Valid until the weights change. Throws ArgumentError where there is no matrix any more.
+    /// them. Valid until the weights change. Throws ArgumentError where there is no matrix any
+    /// more.
     [[nodiscard]] BackwardWeights<T> for_gradient() const { return {view(), packed(0, parts_)}; }
     [[nodiscard]] BackwardWeights<T> for_gradient(std::size_t part) const {
         require_matrix();

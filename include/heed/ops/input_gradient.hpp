@@ -5,7 +5,8 @@
 // on the workers, nor on whether the weights are packed.
 //
 // Packed weights are read as they lie, for the product and for its gradient: here as scalars, while
-// rows of dy lie on lanes. Weights in place are read a few features at a time, which lie on lanes.
+// rows of dy lie on lanes. Weights in place are read a few features at a time, which lie on lanes;
+// for a few rows of dy, whole rows of them, as memory has them.
 
 #include <algorithm>
 #include <span>
@@ -35,41 +36,60 @@ class InputGradient {
           dx_(dx),
           residual_(residual),
           common_(dy, dx, residual),
-          is_packed_(!weights.packed.empty() && is_better_packed()),
+          way_(chosen_way()),
           row_tiles_(common_.rows, kernels_.lanes),
           inputs_(inputs_at_once(workers)),
           blocks_(common_, most_rows),
-          feature_tiles_(dx.columns(), kernels_.lanes) {}
+          feature_tiles_(dx.columns(), kernels_.lanes),
+          group_tiles_(tiles_at_once(workers)) {}
 
     [[nodiscard]] Index count() const {
-        if (is_packed_) return pieces(dx_.columns(), inputs_) * all_row_tiles();
-        return blocks_.count() * feature_tiles_.count();
+        switch (way_) {
+            case Way::row_by_row:
+                return common_.matrices * groups();
+            case Way::packed:
+                return pieces(dx_.columns(), inputs_) * all_row_tiles();
+            case Way::tile_by_tile:
+                return blocks_.count() * feature_tiles_.count();
+        }
+        return 0;
     }
 
     void operator()(Index piece, int /*worker*/) const {
-        if (is_packed_)
-            multiply_packed(piece);
-        else
-            multiply_in_place(piece);
+        switch (way_) {
+            case Way::row_by_row:
+                return multiply_few(piece);
+            case Way::packed:
+                return multiply_packed(piece);
+            case Way::tile_by_tile:
+                return multiply_in_place(piece);
+        }
     }
 
   private:
+    enum class Way { row_by_row, packed, tile_by_tile };
+
     /// Features of dx for a tile of rows: with more of them dy is put on lanes less often, with
     /// fewer there are enough pieces for several workers.
     static constexpr Index most_inputs = 256, fewest_inputs = 64;
     static constexpr Index terms = product_terms, most_rows = product_outputs<C>;
     static constexpr Index most = most_tile_lanes<C>;
+    /// For few rows: tiles of features side by side, and rows of W at once, each of which the
+    /// processor reads ahead.
+    static constexpr Index most_group_tiles = 16, few_terms = 16;
 
     /// A part of dx.
     struct Part {
         Index row, rows, column, columns;
     };
 
-    /// With a few rows most lanes would be empty; for many rows weights that stay in the
-    /// second-level cache are as near in place, where sums are longer.
-    [[nodiscard]] bool is_better_packed() const {
+    /// Packed weights would leave most lanes empty for a few rows; for many rows weights that stay
+    /// in the second-level cache are as near in place, where sums are longer.
+    [[nodiscard]] Way chosen_way() const {
+        if (common_.rows <= few_rows) return Way::row_by_row;
         const auto bytes = static_cast<std::size_t>(weights_.matrix.element_count()) * sizeof(C);
-        return common_.rows > few_rows && (common_.rows < packed_rows || bytes > near_weights);
+        const bool is_better_packed = common_.rows < packed_rows || bytes > near_weights;
+        return !weights_.packed.empty() && is_better_packed ? Way::packed : Way::tile_by_tile;
     }
     [[nodiscard]] Index all_row_tiles() const { return common_.matrices * row_tiles_.count(); }
 
@@ -83,12 +103,60 @@ class InputGradient {
         const auto balanced = [&](Index most_at_once) {
             return pieces(pieces(all, pieces(all, most_at_once)), 8) * 8;
         };
-        if (all == 0 || !is_packed_) return most_inputs;
+        if (all == 0) return most_inputs;
         Index at_most = most_inputs;
         while (workers > 1 && at_most > fewest_inputs &&
                pieces(all, at_most) * all_row_tiles() < pieces_per_worker * workers)
             at_most /= 2;
         return balanced(at_most);
+    }
+
+    [[nodiscard]] Index groups() const { return pieces(feature_tiles_.count(), group_tiles_); }
+    [[nodiscard]] Index tiles_at_once(int workers) const {
+        Index tiles = most_group_tiles;
+        while (workers > 1 && tiles > 1 &&
+               common_.matrices * pieces(feature_tiles_.count(), tiles) <
+                   pieces_per_worker * workers)
+            tiles /= 2;
+        return tiles;
+    }
+
+    /// A few rows, and the features of some tiles.
+    void multiply_few(Index piece) const {
+        const Index first = piece % groups() * group_tiles_;
+        const Index end = std::min(first + group_tiles_, feature_tiles_.count());
+        const Index column = feature_tiles_.begin(first);
+        const Part part{piece / groups() * common_.rows, common_.rows, column,
+                        std::min(feature_tiles_.begin(end), dx_.columns()) - column};
+        constexpr Index row = most_group_tiles * most;
+        StackScratch<C, few_rows * row> sums;
+        std::fill_n(sums.data, part.rows * row, C(0));
+        const Index outputs = weights_.matrix.extent(0);
+        for (Index n = 0; n < outputs; n += few_terms) {
+            const Index count = std::min(few_terms, outputs - n);
+            const C* const dy = dy_.first_of(part.row) + n;
+            for (Index tile = first; tile < end; ++tile)
+                add_rows(weights_.matrix.slice(0, n, count), tile, dy, part.rows,
+                         sums.data + feature_tiles_.begin(tile) - column, row);
+        }
+        finish(part, sums.data, row);
+    }
+
+    /// sums[r][c] += sum_n dy[r][n] W[n][c] over some rows of W and the features of a tile.
+    void add_rows(TensorView<const C, 2> weight, Index tile, const C* dy, Index rows, C* sums,
+                  Index sum_row) const {
+        const int width = feature_tiles_.width(tile);
+        const Index begin = feature_tiles_.begin(tile), lanes = width * kernels_.lanes;
+        const Index features = std::min(lanes, weight.extent(1) - begin);
+        StackScratch<C, few_terms * most> edge;
+        TileRows<C> from(weight.data() + begin, weight.stride(0));
+        if (features < lanes) {
+            load_panel(weight.slice(1, begin, features), lanes, edge.data);
+            from = {edge.data, lanes};
+        }
+        LinesAhead ahead;
+        kernels_.weighted_sums[width - 1](dy, dy_.row_stride(), rows, from.data, from.stride,
+                                          weight.extent(0), sums, sum_row, ahead);
     }
 
     /// Some features of a tile of rows. Tiles take the same features one after another, whose
@@ -145,8 +213,7 @@ class InputGradient {
         StackScratch<C, most_rows * most> sums;
         std::fill_n(sums.data, part.rows * row, C(0));
         const Index outputs = weights_.matrix.extent(0);
-        const TensorView<const C, 2> features =
-            weights_.matrix.slice(1, part.column, part.columns);
+        const TensorView<const C, 2> features = weights_.matrix.slice(1, part.column, part.columns);
         for (Index n = 0; n < outputs; n += terms) {
             const Index end = std::min(n + terms, outputs);
             LinesAhead ahead;
@@ -177,11 +244,12 @@ class InputGradient {
     RowList<C> dx_;
     RowList<const C> residual_;
     CommonRows common_;
-    bool is_packed_;
+    Way way_;
     LaneTiling row_tiles_;
     Index inputs_;
     RowBlocks blocks_;
     LaneTiling feature_tiles_;
+    Index group_tiles_;
 };
 
 }  // namespace heed::inline v0::detail

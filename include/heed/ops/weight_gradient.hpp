@@ -92,7 +92,9 @@ class WeightGradient {
 
     /// Makes pieces smaller where they would be too few.
     void cut(Index enough) {
-        const auto are_too_few = [&] { return pieces(dy_.columns(), outputs_) * groups() < enough; };
+        const auto are_too_few = [&] {
+            return pieces(dy_.columns(), outputs_) * groups() < enough;
+        };
         if (common_.matrices * common_.rows < many_rows || are_too_few()) outputs_ = fewest_outputs;
         if (are_too_few()) group_tiles_ = fewest_group_tiles;
     }

@@ -92,9 +92,9 @@ void values(const T* v, Index stride, Index keys, Index value_dim, const T* weig
 template <int width, Product kind, class T>
 void weighted_sums(const T* weights, Index weight_row, Index count, const T* rows, Index row,
                    Index terms, T* sums, Index sum_row, LinesAhead& ahead) {
-    product_rows<rows_at_once<width>, width, kind>(
-        weights, weight_row, 1, count, rows, row, terms, sums, sum_row,
-        static_cast<Pack<T>*>(nullptr), ahead);
+    product_rows<rows_at_once<width>, width, kind>(weights, weight_row, 1, count, rows, row, terms,
+                                                   sums, sum_row, static_cast<Pack<T>*>(nullptr),
+                                                   ahead);
 }
 
 template <class T>
