@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "heed/base/thread_pool.hpp"
+#include "ops/matrices.hpp"
 #include "support/allocation_counter.hpp"
 #include "support/random.hpp"
 #include "support/tolerance.hpp"
@@ -24,14 +25,9 @@ using heed::detail::BackwardWeights;
 using heed::detail::InputGradient;
 using heed::detail::PackedWeights;
 using heed::detail::RowList;
+using matrices::random_matrix;
 using support::elements;
 using support::Random;
-
-template <class T>
-Tensor<T, 2> random_matrix(Random& random, Index rows, Index columns) {
-    return Tensor<T, 2>({rows, columns},
-                        random.normals<T>(static_cast<std::size_t>(rows * columns)));
-}
 
 /// W, in place and packed in parts.
 template <class T>

@@ -12,6 +12,7 @@
 #include "heed/base/thread_pool.hpp"
 #include "heed/ops/activation.hpp"
 #include "heed/ops/linear.hpp"
+#include "ops/matrices.hpp"
 #include "support/allocation_counter.hpp"
 #include "support/isas.hpp"
 #include "support/oracle.hpp"
@@ -33,18 +34,10 @@ using heed::detail::Product;
 using heed::detail::ProductFinish;
 using heed::detail::ProductWeights;
 using heed::detail::RowList;
+using matrices::random_matrix;
+using matrices::random_row;
 using support::elements;
 using support::Random;
-
-template <class T>
-Tensor<T, 2> random_matrix(Random& random, Index rows, Index columns) {
-    return Tensor<T, 2>({rows, columns},
-                        random.normals<T>(static_cast<std::size_t>(rows * columns)));
-}
-template <class T>
-Tensor<T, 1> random_row(Random& random, Index columns) {
-    return Tensor<T, 1>(Shape<1>(columns), random.normals<T>(static_cast<std::size_t>(columns)));
-}
 
 template <class T>
 Tensor<T, 2> multiply(TensorView<const T, 2> x, const ProductWeights<T>& weights,

@@ -58,15 +58,16 @@ class InputGradient {
     void operator()(Index piece, int /*worker*/) const {
         switch (way_) {
             case Way::row_by_row:
-                return multiply_few(piece);
+                return multiply_row_by_row(piece);
             case Way::packed:
                 return multiply_packed(piece);
             case Way::tile_by_tile:
-                return multiply_in_place(piece);
+                return multiply_tile_by_tile(piece);
         }
     }
 
   private:
+    /// How W is read.
     enum class Way { row_by_row, packed, tile_by_tile };
 
     /// Features of dx for a tile of rows: with more of them dy is put on lanes less often, with
@@ -122,7 +123,7 @@ class InputGradient {
     }
 
     /// A few rows, and the features of some tiles.
-    void multiply_few(Index piece) const {
+    void multiply_row_by_row(Index piece) const {
         const Index first = piece % groups() * group_tiles_;
         const Index end = std::min(first + group_tiles_, feature_tiles_.count());
         const Index column = feature_tiles_.begin(first);
@@ -203,7 +204,7 @@ class InputGradient {
     }
 
     /// Some rows, and the features of a tile.
-    void multiply_in_place(Index piece) const {
+    void multiply_tile_by_tile(Index piece) const {
         const Index block = piece / feature_tiles_.count(), tile = piece % feature_tiles_.count();
         const Index column = feature_tiles_.begin(tile);
         const Index row = feature_tiles_.width(tile) * kernels_.lanes;
