@@ -66,12 +66,13 @@ inline heed::NamedTensors named_tensors(const HeedPeerTensor* tensors, std::int6
 
 template <class Module>
 void show_parameters(const Module& module, HeedPeerVisitor visit) {
-    module.for_each_parameter([visit](const std::string& name, auto view) {
+    // The visitor copies what it is shown.
+    module.for_each_parameter(heed::detail::AtOnce{[visit](const std::string& name, auto view) {
         static_assert(view.rank() <= static_cast<int>(std::size(HeedPeerTensor{}.shape)));
         HeedPeerTensor tensor{name.c_str(), view.data(), view.rank(), {}};
         for (int axis = 0; axis < view.rank(); ++axis) tensor.shape[axis] = view.extent(axis);
         visit(&tensor);
-    });
+    }});
 }
 
 }  // namespace heed_peer

@@ -9,6 +9,7 @@
 #include <limits>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "heed/nn/transformer.hpp"
@@ -229,6 +230,7 @@ TYPED_TEST(WeightsOf, StoredWeightsCannotBeViewedSavedLoadedOrTrained) {
     expect_refusal([&] { layer.reset_parameters(1); });
     expect_refusal([&] { layer.for_each_parameter([](const std::string&, auto) {}); });
     expect_refusal([&] { layer.template store_weights_as<float>(); });
+    EXPECT_EQ(layer.parameter_count(), made<TypeParam>().parameter_count());
     const auto before = this->answer();
     EXPECT_EQ(this->answer(), before);
 }
@@ -263,6 +265,19 @@ TYPED_TEST(WeightsOf, ClearedParametersReadAsZerosToEverybody) {
         [&](const std::string&, auto view) { kept.push_back([view] { return *view.data(); }); });
     layer.fill_parameters(0);
     for (const auto& first_of : kept) EXPECT_EQ(first_of(), 0) << "in a view from before";
+    layer.fill_parameters(1);
+    layer.pack_weights();
+    layer.fill_parameters(0);
+    for (const auto& first_of : kept) EXPECT_EQ(first_of(), 0) << "in one from before packing";
+
+    // Views to read are views, too.
+    TypeParam watched(layer);
+    watched.fill_parameters(1);
+    std::vector<std::function<float()>> read;
+    std::as_const(watched).for_each_parameter(
+        [&](const std::string&, auto view) { read.push_back([view] { return *view.data(); }); });
+    watched.fill_parameters(0);
+    for (const auto& first_of : read) EXPECT_EQ(first_of(), 0) << "in a view to read";
 
     layer.pack_weights();
     layer.fill_parameters(1);

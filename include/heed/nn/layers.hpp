@@ -79,7 +79,7 @@ class Linear : public Module<Linear<T>> {
         const auto check = [&](const auto&... matrix) {
             detail::check_linear<T, Rank>("linear", x, weight_.shape(), bias_, y, matrix...);
         };
-        weight_.has_matrix() ? check(weight_.view()) : check();
+        weight_.has_matrix() ? check(weight_.read()) : check();
         detail::run_linear<T, Rank>(x, product_weights(), y, std::nullopt);
     }
 

@@ -178,8 +178,9 @@ class Module {
     /// Adds copies of all parameters to the collection, under `prefix`. Throws ArgumentError when a
     /// name is taken.
     void save(NamedTensors& weights, const std::string& prefix = "") const {
-        for_each_parameter([&](const std::string& name, auto view) { weights.add(name, view); },
-                           prefix);
+        for_each_parameter(
+            detail::AtOnce{[&](const std::string& name, auto view) { weights.add(name, view); }},
+            prefix);
     }
 
     /// Calls visit(prefix + name, view) for each parameter, always in the same order. Views that
@@ -195,9 +196,9 @@ class Module {
 
     /// Number of scalars in all parameters.
     [[nodiscard]] Index parameter_count() const {
-        Index count = 0;
-        for_each_parameter([&](const std::string&, auto view) { count += view.element_count(); });
-        return count;
+        detail::CountParameters counted;
+        Derived::visit_parameters(self(), counted, "");
+        return counted.count;
     }
 
     /// Sets every scalar of every parameter to the same value.

@@ -42,18 +42,23 @@ class WeightMatrix {
     [[nodiscard]] const Shape<2>& shape() const { return shape_; }
     [[nodiscard]] bool empty() const { return shape_.is_empty(); }
 
-    /// To read. Throws ArgumentError where there is no matrix any more.
-    [[nodiscard]] TensorView<const T, 2> view() const {
+    /// To read at once. Throws ArgumentError where there is no matrix any more.
+    [[nodiscard]] TensorView<const T, 2> read() const {
         require_matrix();
         write_zeros();
         return matrix_;
     }
+    /// To keep and to read at any time.
+    [[nodiscard]] TensorView<const T, 2> view() const {
+        packs_.is_watched = true;
+        return read();
+    }
     /// To keep and to write at any time.
     [[nodiscard]] TensorView<T, 2> view() {
-        require_matrix();
-        write_zeros();
+        const TensorView<T, 2> matrix = change();
+        packs_.is_watched = true;
         packs_.state = State::in_place;
-        return matrix_;
+        return matrix;
     }
     /// To write at once.
     [[nodiscard]] TensorView<T, 2> change() {
@@ -71,7 +76,7 @@ class WeightMatrix {
     void clear() {
         will_change();
         packs_.cleared = true;
-        if (!is_packed()) write_zeros();
+        if (packs_.is_watched) write_zeros();
     }
 
     /// Products read the weights as they are now, packed; to be called again after writing to views
@@ -120,7 +125,7 @@ class WeightMatrix {
     /// All parts, or one, for the gradient of their products; packed where a product has packed
     /// them. Valid until the weights change. Throws ArgumentError where there is no matrix any
     /// more.
-    [[nodiscard]] BackwardWeights<T> for_gradient() const { return {view(), packed(0, parts_)}; }
+    [[nodiscard]] BackwardWeights<T> for_gradient() const { return {read(), packed(0, parts_)}; }
     [[nodiscard]] BackwardWeights<T> for_gradient(std::size_t part) const {
         require_matrix();
         write_zeros();
@@ -135,6 +140,7 @@ class WeightMatrix {
     struct Packs {
         std::atomic<State> state{State::changed};
         std::atomic<bool> cleared{false};
+        std::atomic<bool> is_watched{false};  ///< the caller has views
         std::mutex changing;
         std::array<PackedWeights<T>, most_parts> parts;
 
@@ -152,6 +158,7 @@ class WeightMatrix {
             parts = std::move(other.parts);
             state = other.state.load();
             cleared = other.cleared.load();
+            is_watched = other.is_watched.load();
             return *this;
         }
         ~Packs() = default;
@@ -220,10 +227,12 @@ concept VisitsMatrices = requires(Visitor&& visitor, Matrix& matrix) {
 /// The view of a matrix that a visitor is shown.
 template <class Visitor, class Matrix>
 [[nodiscard]] auto shown_to(Matrix& matrix) {
-    if constexpr (KeepsNoViews<Visitor> && !std::is_const_v<Matrix>)
-        return matrix.change();
-    else
+    if constexpr (!KeepsNoViews<Visitor>)
         return matrix.view();
+    else if constexpr (std::is_const_v<Matrix>)
+        return matrix.read();
+    else
+        return matrix.change();
 }
 
 /// Shows a matrix that is a parameter to a visitor of parameters.
@@ -250,6 +259,21 @@ struct FillParameters {
             matrix.clear();
         else
             fill(matrix.change(), convert<T>(value));
+    }
+};
+
+/// What Module::parameter_count does.
+struct CountParameters {
+    static constexpr bool keeps_no_views = true;
+    Index count = 0;
+
+    template <class View>
+    void operator()(const std::string&, const View& view) {
+        count += view.element_count();
+    }
+    template <class T>
+    void visit_matrix(const WeightMatrix<T>& matrix) {
+        count += matrix.shape().element_count();
     }
 };
 
