@@ -89,7 +89,7 @@ class InputGradient {
     [[nodiscard]] Way chosen_way() const {
         if (common_.rows <= few_rows) return Way::row_by_row;
         const auto bytes = static_cast<std::size_t>(weights_.matrix.element_count()) * sizeof(C);
-        const bool is_better_packed = common_.rows < packed_rows || bytes > near_weights;
+        const bool is_better_packed = common_.rows < packed_rows || bytes > near_bytes;
         return !weights_.packed.empty() && is_better_packed ? Way::packed : Way::tile_by_tile;
     }
     [[nodiscard]] Index all_row_tiles() const { return common_.matrices * row_tiles_.count(); }
@@ -101,25 +101,17 @@ class InputGradient {
     /// In multiples of 8, which a product takes at once.
     [[nodiscard]] Index inputs_at_once(int workers) const {
         const Index all = dx_.columns();
-        const auto balanced = [&](Index most_at_once) {
-            return pieces(pieces(all, pieces(all, most_at_once)), 8) * 8;
-        };
         if (all == 0) return most_inputs;
-        Index at_most = most_inputs;
-        while (workers > 1 && at_most > fewest_inputs &&
-               pieces(all, at_most) * all_row_tiles() < pieces_per_worker * workers)
-            at_most /= 2;
-        return balanced(at_most);
+        const Index at_most = shared_out(most_inputs, fewest_inputs, workers,
+                                         [&](Index n) { return pieces(all, n) * all_row_tiles(); });
+        return pieces(pieces(all, pieces(all, at_most)), 8) * 8;  // balanced
     }
 
     [[nodiscard]] Index groups() const { return pieces(feature_tiles_.count(), group_tiles_); }
     [[nodiscard]] Index tiles_at_once(int workers) const {
-        Index tiles = most_group_tiles;
-        while (workers > 1 && tiles > 1 &&
-               common_.matrices * pieces(feature_tiles_.count(), tiles) <
-                   pieces_per_worker * workers)
-            tiles /= 2;
-        return tiles;
+        return shared_out(most_group_tiles, 1, workers, [&](Index n) {
+            return common_.matrices * pieces(feature_tiles_.count(), n);
+        });
     }
 
     /// A few rows, and the features of some tiles.
@@ -198,7 +190,7 @@ class InputGradient {
         else
             ahead.add_evenly(weights.bytes_of(p + 1, part.column, part.columns),
                              part.columns * row * panel.count / kernels_.per_line);
-        kernels_.weighted_sums[width - 1](weights.of_inputs(p, part.column), panel.columns,
+        kernels_.weighted_sums[width - 1](weights.of_inputs(panel, part.column), panel.columns,
                                           part.columns, slopes.data, row, panel.count, sums, row,
                                           ahead);
     }

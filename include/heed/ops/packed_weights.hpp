@@ -29,8 +29,8 @@ inline constexpr Index panel_terms = 128;
 /// The same for few rows and many weights, which wait for memory: what comes from it and what does
 /// not take turns that are shorter than what the processor reads ahead.
 inline constexpr Index panel_terms_of_few = 32, few_panel_rows = 16;
-/// Weights that are likely to stay in the second-level cache.
-inline constexpr std::size_t near_weights = std::size_t{768} << 10;
+/// What is read again and again, and is likely to stay in the second-level cache.
+inline constexpr std::size_t near_bytes = std::size_t{768} << 10;
 
 /// Some outputs of packed weights: [in][columns], padded with zeros to whole cache lines of C.
 struct Panel {
@@ -165,8 +165,8 @@ class PackedWeights {
     }
     /// A panel's weights from an input on, [in][columns], of weights that were packed in their own
     /// type.
-    [[nodiscard]] const C* of_inputs(Index p, Index input) const {
-        return reinterpret_cast<const C*>(at(panel(p), input));
+    [[nodiscard]] const C* of_inputs(const Panel& panel, Index input) const {
+        return reinterpret_cast<const C*>(at(panel, input));
     }
 
     /// sums[r][c] += sum_k x[r][k] W[first + c][k], in ascending order, without the scales. Rows of
@@ -182,7 +182,7 @@ class PackedWeights {
   private:
     [[nodiscard]] Index terms_at_once(Index rows) const {
         if (rows <= storage_->direct_rows) return inputs_;
-        const bool waits = rows <= few_panel_rows && memory_.size() > near_weights;
+        const bool waits = rows <= few_panel_rows && memory_.size() > near_bytes;
         return waits ? panel_terms_of_few : panel_terms;
     }
     [[nodiscard]] LaneTiling tiling() const { return {outputs_, static_cast<int>(most_lanes<C>)}; }

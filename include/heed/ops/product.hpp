@@ -32,10 +32,16 @@ inline constexpr Index product_outputs = ComputeScalar<T> ? 192 : 64;
 /// Rows that go through a packed panel together: as many as may be, so that weights come from
 /// memory a few times only, but fewer where workers would find too little to share.
 inline constexpr Index packed_rows = 128, least_packed_rows = 16, pieces_per_worker = 4;
-/// Every panel reads them again: not more than stay in the second-level cache beside a panel.
-inline constexpr std::size_t near_rows = std::size_t{768} << 10;
 /// For up to so many rows it takes less time to pack the weights than to leave lanes empty.
 inline constexpr Index few_rows = 8;
+
+/// How much of something a piece takes: the most, or half as much and so on down to the fewest, so
+/// that workers find enough pieces to share. pieces_of(n) is how many there are of n each.
+template <class F>
+[[nodiscard]] Index shared_out(Index most, Index fewest, int workers, const F& pieces_of) {
+    while (workers > 1 && most > fewest && pieces_of(most) < pieces_per_worker * workers) most /= 2;
+    return most;
+}
 
 /// Scratch on the stack, aligned to a cache line and not initialised.
 template <class C, Index count>
@@ -123,15 +129,13 @@ class Product {
     [[nodiscard]] Index rows_at_once() const {
         Index rows = packed_rows;
         if (!is_packed()) return rows;
+        // Every panel reads them again.
         const std::size_t bytes = static_cast<std::size_t>(x_.columns()) * sizeof(C);
-        while (rows > least_packed_rows && static_cast<std::size_t>(rows) * bytes > near_rows)
+        while (rows > least_packed_rows && static_cast<std::size_t>(rows) * bytes > near_bytes)
             rows /= 2;
-        if (workers_ == 1) return rows;
         const Index panels = weights_.packed->panels() * common_.matrices;
-        while (rows > least_packed_rows &&
-               pieces(common_.rows, rows) * panels < pieces_per_worker * workers_)
-            rows /= 2;
-        return rows;
+        return shared_out(rows, least_packed_rows, workers_,
+                          [&](Index n) { return pieces(common_.rows, n) * panels; });
     }
 
     /// A panel of weights and a block of rows.
