@@ -40,16 +40,18 @@ struct Panel {
     Index columns;  ///< with padding
 };
 
-/// sums[r][c] += sum_k x[r][k] * panel[k][c], in passes of registers over the panel's columns.
+/// sums[r][c] += sum_k x[r][k] * panel[k][c], or the sums begin with it, whatever they were; in
+/// passes of registers over the panel's columns.
 template <class C>
 void multiply_panel(const C* x, Index x_row, Index rows, const C* panel, Index columns, Index terms,
-                    C* sums, LinesAhead& ahead) {
+                    bool begins, C* sums, LinesAhead& ahead) {
     const TileKernels<C>& kernels = tile_kernels<C>();
+    const auto& multiply = begins ? kernels.first_weighted_sums : kernels.weighted_sums;
     const LaneTiling passes(columns, kernels.lanes);
     for (Index pass = 0; pass < passes.count(); ++pass) {
         const Index first = passes.begin(pass);
-        kernels.weighted_sums[passes.width(pass) - 1](x, x_row, rows, panel + first, columns, terms,
-                                                      sums + first, columns, ahead);
+        multiply[passes.width(pass) - 1](x, x_row, rows, panel + first, columns, terms,
+                                         sums + first, columns, ahead);
     }
 }
 
@@ -62,25 +64,28 @@ struct WeightStorage {
     Index direct_rows;
     /// As multiply_panel.
     void (*multiply)(const C* x, Index x_row, Index rows, const std::byte* panel, Index columns,
-                     Index terms, C* sums, LinesAhead& ahead);
+                     Index terms, bool begins, C* sums, LinesAhead& ahead);
 };
 
 template <class C>
 void multiply_stored_as_is(const C* x, Index x_row, Index rows, const std::byte* panel,
-                           Index columns, Index terms, C* sums, LinesAhead& ahead) {
-    multiply_panel(x, x_row, rows, reinterpret_cast<const C*>(panel), columns, terms, sums, ahead);
+                           Index columns, Index terms, bool begins, C* sums, LinesAhead& ahead) {
+    multiply_panel(x, x_row, rows, reinterpret_cast<const C*>(panel), columns, terms, begins, sums,
+                   ahead);
 }
 
 template <class W>
 void multiply_stored_narrow(const float* x, Index x_row, Index rows, const std::byte* bytes,
-                            Index columns, Index terms, float* sums, LinesAhead& ahead) {
+                            Index columns, Index terms, bool begins, float* sums,
+                            LinesAhead& ahead) {
     const WeightKernels<W>& kernels = weight_kernels<W>();
     const auto* const panel = reinterpret_cast<const W*>(bytes);
     if (rows > most_direct_rows) {
         alignas(64) float wide[static_cast<std::size_t>(panel_terms * most_tile_lanes<float>)];
         kernels.widen(panel, terms * columns, wide);
-        return multiply_panel(x, x_row, rows, wide, columns, terms, sums, ahead);
+        return multiply_panel(x, x_row, rows, wide, columns, terms, begins, sums, ahead);
     }
+    if (begins) std::fill_n(sums, rows * columns, 0.0F);
     const LaneTiling passes(columns, tile_kernels<float>().lanes);
     for (Index pass = 0; pass < passes.count(); ++pass) {
         const Index first = passes.begin(pass);
@@ -139,8 +144,8 @@ class PackedWeights {
                 // The product of 1 and the weights of one input.
                 const C one = 1;
                 LinesAhead ahead;
-                std::fill_n(row.data(), from.columns, C(0));
-                storage_->multiply(&one, 1, 1, at(from, k), from.columns, 1, row.data(), ahead);
+                storage_->multiply(&one, 1, 1, at(from, k), from.columns, 1, true, row.data(),
+                                   ahead);
                 for (Index n = 0; n < from.count; ++n)
                     weight(from.first + n, k) =
                         row.data()[n] * (scales() == nullptr ? C(1) : scales()[from.first + n]);
@@ -169,14 +174,17 @@ class PackedWeights {
         return reinterpret_cast<const C*>(at(panel, input));
     }
 
-    /// sums[r][c] += sum_k x[r][k] W[first + c][k], in ascending order, without the scales. Rows of
+    /// sums[r][c] = sum_k x[r][k] W[first + c][k], in ascending order, without the scales. Rows of
     /// the sums are the panel's columns apart.
     void multiply(const Panel& panel, const C* x, Index x_row, Index rows, C* sums,
                   LinesAhead& ahead) const {
         const Index most = terms_at_once(rows);
-        for (Index k = 0; k < inputs_; k += most)
+        Index k = 0;
+        do {  // of no inputs, too: the sums are 0
             storage_->multiply(x + k, x_row, rows, at(panel, k), panel.columns,
-                               std::min(most, inputs_ - k), sums, ahead);
+                               std::min(most, inputs_ - k), k == 0, sums, ahead);
+            k += most;
+        } while (k < inputs_);
     }
 
   private:

@@ -151,7 +151,6 @@ class Product {
         const Index products = part.rows * panel.columns * x_.columns();
         add_lines_after(block, p, products / tile_kernels<C>().per_line, ahead);
         const auto multiply = [&](const PackedWeights<C>& weights, C* to) {
-            std::fill_n(to, part.rows * panel.columns, C(0));
             weights.multiply(weights.panel(p), x_.first_of(part.row), x_.row_stride(), part.rows,
                              to, ahead);
         };
@@ -216,15 +215,16 @@ class Product {
         for (Index p = 0; p < panels.count(); ++p) {
             const Index first = panels.begin(p), columns = panels.width(p) * most_lanes<C>;
             const Index count = std::min(columns, weight.extent(0) - first);
-            std::fill_n(sums.data, x.extent(0) * columns, C(0));
             LinesAhead ahead;
-            for (Index k = 0; k < weight.extent(1); k += product_terms) {
+            Index k = 0;
+            do {  // of no features, too: the sums are 0
                 const Index terms = std::min(product_terms, weight.extent(1) - k);
                 tile_kernels<C>().load_queries(weight.row(first) + k, weight.stride(0), count,
                                                terms, C(1), panel.data, columns);
                 multiply_panel(x.data() + k, x.stride(0), x.extent(0), panel.data, columns, terms,
-                               sums.data, ahead);
-            }
+                               k == 0, sums.data, ahead);
+                k += product_terms;
+            } while (k < weight.extent(1));
             for (Index i = 0; i < x.extent(0); ++i)
                 std::copy_n(sums.data + i * columns, count, rows + i * outputs + first);
         }
