@@ -683,6 +683,10 @@ TYPED_TEST(ErrorsTest, CallsOfFeedForward) {
         const TensorView<T, 3> wide_y = out.view(Shape<3>(2, 3, 5));
         matrix.template refuse<ShapeError>("width", call(wide_x, wide_y),
                                            {"input [2, 3, 5], weight [5, 4]"});
+        feed.train();  // where input and output must not overlap, either
+        matrix.template refuse<ShapeError>("width above all", call(wide_x, wide_x),
+                                           {"input [2, 3, 5], weight [5, 4]"});
+        feed.eval();
         matrix.template refuse<ShapeError>("output's width", call(x, wide_y),
                                            {"[FeedForward] the output must have shape"});
         matrix.template refuse<ShapeError>("output's length", call(x, y.slice(1, 0, 2)),

@@ -133,30 +133,30 @@ TEST(LayersBackward, GradientsOfOtherOptionsAreRefusedBeforeAnythingIsWritten) {
             EXPECT_EQ(found, std::vector<float>(found.size()));
     };
     refused(Linear<float>(), {"[Linear] the gradients must have the parameters of the module",
-                              "found 0 scalars instead of 10"});
+                              "found weight [0, 0] instead of weight [2, 4]"});
     refused(Linear<float>({.in_features = 4, .out_features = 2, .bias = false}),
-            {"found 8 scalars instead of 10"});
+            {"found no more instead of bias [2]"});
     // As many scalars, but others.
     refused(Linear<float>({.in_features = 5, .out_features = 2, .bias = false}),
-            {"found 10 scalars instead of 10, in other shapes"});
+            {"found weight [2, 5] instead of weight [2, 4]"});
     expect_refused<ShapeError>(
         [&] {
             LayerNorm<float> other({.features = 4, .bias = false});
             LayerNorm<float>({.features = 4}).backward(x, x, dx.view(), other);
         },
-        {"[LayerNorm]", "found 4 scalars instead of 8"});
+        {"[LayerNorm]", "found no more instead of bias [4]"});
     expect_refused<ShapeError>(
         [&] {
             RMSNorm<float> other({.features = 5});
             RMSNorm<float>({.features = 4}).backward(x, x, dx.view(), other);
         },
-        {"[RMSNorm]", "found 5 scalars instead of 4"});
+        {"[RMSNorm]", "found weight [5] instead of weight [4]"});
     expect_refused<ShapeError>(
         [&] {
             Embedding<float> other({.count = 4, .features = 2});
             Embedding<float>({.count = 4, .features = 3}).backward(std::vector{0, 1, 2}, dy, other);
         },
-        {"[Embedding]", "found 8 scalars instead of 12"});
+        {"[Embedding]", "found weight [4, 2] instead of weight [4, 3]"});
     // A layer is no place for its own gradients.
     Linear<float> itself({.in_features = 4, .out_features = 2});
     expect_refused<heed::ArgumentError>(

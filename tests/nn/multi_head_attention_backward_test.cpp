@@ -655,6 +655,17 @@ TEST(MultiHeadAttentionBackward, RefusesBeforeAnythingIsWritten) {
                                    {"the gradients must have the parameters of the module"});
         EXPECT_TRUE(all_zero(of_others));
     }
+    // One input has a name of its own.
+    Attention self({.embed_dim = 4, .num_heads = 2});
+    self.train();
+    const Tensor<double, 3> x({2, 3, 4});
+    Tensor<double, 3> out({2, 3, 4});
+    self.forward(x, x, x, out);
+    Attention of_self = self.make_gradients();
+    expect_refused<ShapeError>([&] { self.backward(longer, out, {}, of_self); },
+                               {"the input must have shape [2, 3, 4]; found [2, 5, 4]"});
+    expect_refused<ShapeError>([&] { self.backward(x, out, other.view(), of_self); },
+                               {"dx must have shape [2, 3, 4]; found [2, 3, 7]"});
     t.backward(mha, gradients);  // good input is still taken
     EXPECT_FALSE(all_zero(gradients));
 }

@@ -253,6 +253,37 @@ TYPED_TEST(LayerKernelsTest, SumsAndProductsOfRows) {
     }
 }
 
+TYPED_TEST(LayerKernelsTest, DropsTheEntriesThatPhiloxSaysWhereverTheRowBegins) {
+    using T = TypeParam;
+    const heed::PhiloxKey key{1, 2};
+    const T scale = static_cast<T>(this->random.normal());
+    const auto half = std::uint64_t{1} << 31;
+    // The last begins before a carry into the second counter word.
+    for (const std::uint64_t first :
+         {std::uint64_t{0}, std::uint64_t{3}, std::uint64_t{997}, (std::uint64_t{1} << 34) - 70})
+        for (const Index count : {0, 1, 5, 64, 131, 300})
+            for (const std::uint64_t threshold : {std::uint64_t{1}, half, 2 * half}) {
+                Row<T> x(this->random, count), residual(this->random, count);
+                const heed::detail::DropoutTile at{key, 7, 9, 0, first, threshold};
+                Row<T> alone = x, added = x, in_residual = residual;
+                const auto drop = this->kernels.drop_entries;
+                drop(alone.data(), nullptr, count, at, scale, alone.data());
+                drop(x.data(), residual.data(), count, at, scale, added.data());
+                drop(x.data(), in_residual.data(), count, at, scale, in_residual.data());
+                for (std::size_t c = 0; c < x.count; ++c) {
+                    const std::uint64_t entry = first + c;
+                    const auto words = heed::philox({static_cast<std::uint32_t>(entry >> 2),
+                                                     static_cast<std::uint32_t>(entry >> 34), 9, 7},
+                                                    key);
+                    const T kept = words[entry % 4] < threshold ? T(0) : x[c] * scale;
+                    ASSERT_EQ(alone[c], kept) << "entry " << entry;
+                    ASSERT_EQ(added[c], residual[c] + kept);
+                    ASSERT_EQ(in_residual[c], added[c]);
+                }
+                for (const Row<T>* row : {&alone, &added, &in_residual}) row->expect_untouched();
+            }
+}
+
 TYPED_TEST(LayerKernelsTest, TheLargestPassesOverNotANumber) {
     using T = TypeParam;
     std::vector<T> x = {std::numeric_limits<T>::quiet_NaN(), 1, -3};

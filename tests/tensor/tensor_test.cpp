@@ -107,6 +107,14 @@ TEST(Tensor, WithoutElements) {
     EXPECT_EQ((Tensor<float, 1>({0}, {})).element_count(), 0);
 }
 
+TEST(Tensor, OfOneDimensionByItsExtentOrItsShape) {
+    const Index six = 6;
+    EXPECT_EQ((Tensor<float, 1>(6).shape()), Shape<1>(6));
+    EXPECT_EQ((Tensor<float, 1>({six}).shape()), Shape<1>(6));
+    EXPECT_EQ((Tensor<float, 1>({2}, {1, 2}).shape()), Shape<1>(2));
+    EXPECT_THROW((Tensor<float, 1>(-1)), heed::ShapeError);
+}
+
 TEST(Tensor, OfLiteralValues) {
     // 1 2
     // 3 4

@@ -142,9 +142,9 @@ class FeedForward : public Module<FeedForward<T>> {
 
     void check(TensorView<const T, 3> x, TensorView<T, 3> y) const {
         constexpr std::string_view where = "FeedForward";
+        detail::require_linear_input(where, x, {linear1_.out_features(), linear1_.in_features()});
         detail::require_output(where, "the output", y, x.shape());
         if (training()) detail::require_input_kept(where, x, y);
-        detail::require_linear_input(where, x, {linear1_.out_features(), linear1_.in_features()});
         detail::require_contiguous_rows(where, "the output", y);
     }
 

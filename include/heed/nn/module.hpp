@@ -239,6 +239,30 @@ class Module {
 
 namespace detail {
 
+/// Names and shapes of a module's parameters.
+template <class M>
+[[nodiscard]] std::vector<std::string> parameter_shapes(const M& module) {
+    std::vector<std::string> shapes;
+    const AtOnce add{[&shapes](const std::string& name, const auto& view) {
+        shapes.push_back(name + " " + to_string(view.shape()));
+    }};
+    M::visit_parameters(module, add, "");
+    return shapes;
+}
+
+/// The first parameter of another module that this one has in another shape, or not at all.
+template <class M>
+[[nodiscard]] std::string first_difference(const M& module, const M& other) {
+    const std::vector<std::string> expected = parameter_shapes(module);
+    const std::vector<std::string> found = parameter_shapes(other);
+    std::size_t i = 0;
+    while (i < expected.size() && i < found.size() && expected[i] == found[i]) ++i;
+    const auto text = [i](const std::vector<std::string>& shapes) {
+        return i < shapes.size() ? shapes[i] : std::string("no more");
+    };
+    return text(found) + " instead of " + text(expected);
+}
+
 /// The gradients of a module's parameters live in another module, of the same sizes. Throws
 /// ArgumentError for the module itself, ShapeError for other sizes.
 template <class M>
@@ -248,8 +272,7 @@ void require_gradients(std::string_view where, const M& module, const M& gradien
                             "returns it; found the module itself");
     if (!module.has_sizes_of(gradients))
         fail<ShapeError>(where, "the gradients must have the parameters of the module; found ",
-                         gradients.parameter_count(), " scalars instead of ",
-                         module.parameter_count(), ", in other shapes");
+                         first_difference(module, gradients));
 }
 
 }  // namespace detail

@@ -49,6 +49,13 @@ void require_attention_outputs(std::string_view where, const MultiHeadAttentionO
                        weights, averaged);
 }
 
+/// One input takes all three places.
+template <class T>
+[[nodiscard]] bool is_self_attention(TensorView<T, 3> query, TensorView<T, 3> key,
+                                     TensorView<T, 3> value) {
+    return same_view(query, key) && same_view(key, value);
+}
+
 }  // namespace detail
 
 /// out = concat_h(attention(x W_q^h, c W_k^h, c' W_v^h)) W_o^T, with biases.
@@ -430,7 +437,9 @@ void MultiHeadAttention<T>::check_inputs(TensorView<const T, 3> query, TensorVie
                                          TensorView<const T, 3> value) const {
     constexpr std::string_view where = "MultiHeadAttention";
     const Index batch = query.extent(0), q_len = query.extent(1), kv_len = key.extent(1);
-    detail::require_rows(where, "the query", query, {batch, q_len, options_.embed_dim});
+    const bool one_input = detail::is_self_attention(query, key, value);
+    detail::require_rows(where, one_input ? "the input" : "the query", query,
+                         {batch, q_len, options_.embed_dim});
     detail::require_rows(where, "the key", key, {batch, kv_len, options_.kdim});
     detail::require_rows(where, "the value", value, {batch, kv_len, options_.vdim});
 }
@@ -452,9 +461,8 @@ void MultiHeadAttention<T>::check_outputs(TensorView<const T, 3> query, TensorVi
 template <ComputeScalar T>
 typename MultiHeadAttention<T>::Call MultiHeadAttention<T>::call_of(
     TensorView<const T, 3> query, TensorView<const T, 3> key, TensorView<const T, 3> value) const {
-    const bool one_input = detail::same_view(query, key) && detail::same_view(key, value);
     return {query.extent(0), query.extent(1), key.extent(1),
-            one_input && is_joint() && extra_keys() == 0};
+            detail::is_self_attention(query, key, value) && is_joint() && extra_keys() == 0};
 }
 
 template <ComputeScalar T>

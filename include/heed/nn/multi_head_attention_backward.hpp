@@ -23,7 +23,10 @@ void MultiHeadAttention<T>::check_gradients(TensorView<const T, 3> query,
     detail::require_shape(where, "d_out", d_out.shape(), query.shape().with(2, output_dim()));
     detail::require_memory(where, "d_out", d_out);
     if (options_.out_projection) detail::require_contiguous_rows(where, "d_out", d_out);
-    detail::require_gradient(where, "dquery", dquery, query.shape(), query, key, value, d_out);
+    const bool one_input =
+        detail::is_self_attention(query, key, value) && dkey.empty() && dvalue.empty();
+    detail::require_gradient(where, one_input ? "dx" : "dquery", dquery, query.shape(), query, key,
+                             value, d_out);
     detail::require_gradient(where, "dkey", dkey, key.shape(), query, key, value, d_out, dquery);
     detail::require_gradient(where, "dvalue", dvalue, value.shape(), query, key, value, d_out,
                              dquery, dkey);
@@ -40,7 +43,8 @@ void MultiHeadAttention<T>::check_backward(TensorView<const T, 3> query, TensorV
     constexpr std::string_view where = "MultiHeadAttention";
     const Call& call = last_.sizes(where);
     const Shape<3> queries(call.batch, call.q_len, options_.embed_dim);
-    detail::require_shape(where, "the query", query.shape(), queries);
+    const bool one_input = detail::is_self_attention(query, key, value);
+    detail::require_shape(where, one_input ? "the input" : "the query", query.shape(), queries);
     detail::require_shape(where, "the key", key.shape(), {call.batch, call.kv_len, options_.kdim});
     check_inputs(query, key, value);
     check_gradients(query, key, value, d_out, inputs, gradients);

@@ -110,7 +110,8 @@ class WeightMatrix {
     void require_matrix() const {
         if (!has_matrix())
             fail<ArgumentError>("Module", "weights that were stored in another form can only be ",
-                                "multiplied with; found an attempt to view, save or train them");
+                                "multiplied with; found an attempt to view, change, save or train ",
+                                "a matrix ", shape_, " of them");
     }
 
     /// A part and its bias for a product. Valid until the weights change.

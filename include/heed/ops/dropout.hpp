@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "heed/base/contract.hpp"
-#include "heed/simd/tile_kernels.hpp"
+#include "heed/simd/layer_dispatch.hpp"
 #include "heed/tensor/checks.hpp"
 #include "heed/tensor/elementwise.hpp"
 #include "heed/tensor/philox.hpp"
@@ -67,21 +67,42 @@ class DropoutRule {
 
 namespace detail {
 
-/// Dropout of a tensor, entry by entry in row-major order.
+/// Dropout of the rows of a tensor, whose entries are counted in row-major order.
 template <StorageScalar T>
-class DropoutOfEntries {
+class DropoutOfRow {
   public:
-    explicit DropoutOfEntries(const DropoutRule& rule)
+    explicit DropoutOfRow(const DropoutRule& rule)
         : rule_(rule), scale_(static_cast<ComputeType<T>>(rule.scale())) {}
 
-    [[nodiscard]] T operator()(T x, std::uint64_t entry) const {
-        // Counter words: 2^34 entries to a "middle" step leave room for any tensor.
-        const auto middle = static_cast<std::uint32_t>(entry >> 34);
-        const bool keep = rule_.keeps(0, middle, entry & ((std::uint64_t{1} << 34) - 1));
-        return keep ? static_cast<T>(static_cast<ComputeType<T>>(x) * scale_) : T(0);
+    /// y = residual + dropout(x) for a row that begins with entry `first`; the residual may be
+    /// absent (null), and y may be either.
+    void operator()(TensorView<const T, 1> x, TensorView<const T, 1> residual, TensorView<T, 1> y,
+                    std::uint64_t first) const {
+        if constexpr (ComputeScalar<T>)
+            if (rule_.active() && x.has_contiguous_rows() && residual.has_contiguous_rows() &&
+                y.has_contiguous_rows())
+                return layer_kernels<T>().drop_entries(x.data(), residual.data(), x.extent(0),
+                                                       tile_from(first), scale_, y.data());
+        for (Index c = 0; c < x.extent(0); ++c) {
+            const T kept = drop(x(c), first + static_cast<std::uint64_t>(c));
+            y(c) = residual.data() == nullptr ? kept : residual(c) + kept;
+        }
     }
 
   private:
+    // Counter words: 2^34 entries to a "middle" step leave room for any tensor.
+    static constexpr int middle_bits = 34;
+    static constexpr std::uint64_t inner_mask = (std::uint64_t{1} << middle_bits) - 1;
+
+    [[nodiscard]] T drop(T x, std::uint64_t entry) const {
+        const auto middle = static_cast<std::uint32_t>(entry >> middle_bits);
+        const bool keep = rule_.keeps(0, middle, entry & inner_mask);
+        return keep ? static_cast<T>(static_cast<ComputeType<T>>(x) * scale_) : T(0);
+    }
+    [[nodiscard]] DropoutTile tile_from(std::uint64_t entry) const {
+        return rule_.tile(0, 0, entry);
+    }
+
     DropoutRule rule_;
     ComputeType<T> scale_;
 };
@@ -93,7 +114,7 @@ class DropoutRows {
   public:
     DropoutRows(const Dropout& dropout, RowList<const T> x, RowList<T> y,
                 RowList<const T> residual = {})
-        : of_entry_(DropoutRule("Dropout", dropout)),
+        : of_row_(DropoutRule("Dropout", dropout)),
           x_(x),
           y_(y),
           residual_(residual),
@@ -103,26 +124,35 @@ class DropoutRows {
 
     void operator()(Index piece, int /*worker*/) const {
         const Index first = blocks_.begin(piece);
-        for (Index i = first; i < first + blocks_.size(piece); ++i) {
-            const TensorView<const T, 1> x = x_[i];
-            const TensorView<T, 1> y = y_[i];
-            for (Index c = 0; c < x.extent(0); ++c) {
-                const auto entry = static_cast<std::uint64_t>(i * x.extent(0) + c);
-                const T kept = of_entry_(x(c), entry);
-                y(c) = residual_.is_absent() ? kept : residual_[i](c) + kept;
-            }
-        }
+        for (Index i = first; i < first + blocks_.size(piece); ++i)
+            of_row_(x_[i], residual_.is_absent() ? TensorView<const T, 1>() : residual_[i], y_[i],
+                    static_cast<std::uint64_t>(i * x_.columns()));
     }
 
   private:
     static constexpr Index rows_of_piece = 16;
 
-    DropoutOfEntries<T> of_entry_;
+    DropoutOfRow<T> of_row_;
     RowList<const T> x_;
     RowList<T> y_;
     RowList<const T> residual_;
     RowBlocks blocks_;
 };
+
+/// y = dropout(x), where x begins with entry `first` of its tensor.
+template <StorageScalar T, int Rank>
+void drop_rows(const DropoutOfRow<T>& of_row, TensorView<const T, Rank> x, TensorView<T, Rank> y,
+               std::uint64_t first) {
+    if constexpr (Rank == 1) {
+        of_row(x, {}, y, first);
+    } else {
+        const auto count = static_cast<std::uint64_t>(x.element_count());
+        const auto rows = static_cast<std::uint64_t>(x.extent(0));
+        for (Index i = 0; i < x.extent(0); ++i)
+            drop_rows<T, Rank - 1>(of_row, x.select(0, i), y.select(0, i),
+                                   first + static_cast<std::uint64_t>(i) * (count / rows));
+    }
+}
 
 }  // namespace detail
 
@@ -136,9 +166,7 @@ void dropout(InputView<T, Rank> x, TensorView<T, Rank> y, const Dropout& options
     detail::require_memory("dropout", "the input", x);
     detail::require_output("dropout", "the output", y, x.shape());
     detail::require_same_or_apart("dropout", x, y);
-    const detail::DropoutOfEntries<T> of_entry(detail::DropoutRule("dropout", options));
-    std::uint64_t n = 0;
-    detail::for_each_element([&](const T& from, T& to) { to = of_entry(from, n++); }, x, y);
+    detail::drop_rows(detail::DropoutOfRow<T>(detail::DropoutRule("dropout", options)), x, y, 0);
 }
 
 }  // namespace heed::inline v0

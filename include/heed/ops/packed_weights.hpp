@@ -153,10 +153,9 @@ class PackedWeights {
         }
     }
 
-    [[nodiscard]] Index panels() const { return tiling().count(); }
+    [[nodiscard]] Index panels() const { return tiling_.count(); }
     [[nodiscard]] Panel panel(Index p) const {
-        const LaneTiling all = tiling();
-        const Index first = all.begin(p), columns = all.width(p) * most_lanes<C>;
+        const Index first = tiling_.begin(p), columns = tiling_.width(p) * most_lanes<C>;
         return {memory_.data() + static_cast<std::size_t>(first * inputs_) * storage_->bytes, first,
                 std::min(columns, outputs_ - first), columns};
     }
@@ -193,19 +192,19 @@ class PackedWeights {
         const bool waits = rows <= few_panel_rows && memory_.size() > near_bytes;
         return waits ? panel_terms_of_few : panel_terms;
     }
-    [[nodiscard]] LaneTiling tiling() const { return {outputs_, static_cast<int>(most_lanes<C>)}; }
 
     [[nodiscard]] const std::byte* at(const Panel& panel, Index input) const {
         return panel.weights + static_cast<std::size_t>(input * panel.columns) * storage_->bytes;
     }
     template <class W>
     [[nodiscard]] W* memory_of(Index p) {
-        return reinterpret_cast<W*>(memory_.data()) + tiling().begin(p) * inputs_;
+        return reinterpret_cast<W*>(memory_.data()) + tiling_.begin(p) * inputs_;
     }
 
     template <class W>
     void make_room(TensorView<const C, 2> weight) {
         outputs_ = weight.extent(0);
+        tiling_ = {outputs_, static_cast<int>(most_lanes<C>)};
         inputs_ = weight.extent(1);
         storage_ = &weight_storage<C, W>;
         scales_ = AlignedArray<C>();
@@ -257,6 +256,7 @@ class PackedWeights {
     AlignedArray<std::byte> memory_;
     AlignedArray<C> scales_;
     Index outputs_ = 0, inputs_ = 0;
+    LaneTiling tiling_;
 };
 
 }  // namespace detail

@@ -146,8 +146,7 @@ class Product {
         const Part part{blocks_.begin(block), blocks_.size(block), panel.first, panel.count};
         StackScratch<C, packed_rows * most> sums, gate;
         LinesAhead ahead;
-        ahead.add(TensorView<const T, 2>(
-            y_.block(part.row, part.rows).slice(1, part.column, part.columns)));
+        add_lines_of_finish(part, ahead);
         const Index products = part.rows * panel.columns * x_.columns();
         add_lines_after(block, p, products / tile_kernels<C>().per_line, ahead);
         const auto multiply = [&](const PackedWeights<C>& weights, C* to) {
@@ -157,6 +156,19 @@ class Product {
         multiply(packed, sums.data);
         if (finish_.gate) multiply(*finish_.gate->packed, gate.data);
         finish(part, sums.data, gate.data, panel.columns);
+    }
+
+    /// What the last step reads and writes.
+    void add_lines_of_finish(const Part& part, LinesAhead& ahead) const {
+        const auto add = [&](const auto& list) {
+            if (list.is_absent()) return;
+            ahead.add(TensorView<const T, 2>(
+                list.block(part.row, part.rows).slice(1, part.column, part.columns)));
+        };
+        add(y_);
+        if (finish_.residual.first_of(0) != y_.first_of(0)) add(finish_.residual);
+        add(finish_.before);
+        add(finish_.gate_before);
     }
 
     /// What is likely the next piece of this worker, in so many asks: the same rows and another

@@ -17,10 +17,14 @@ namespace heed::inline v0::detail {
 /// that 4 registers become 2 + 2 and not 3 + 1; the wider ones first.
 class LaneTiling {
   public:
-    LaneTiling(Index count, int lanes)
-        : lanes_(lanes),
-          registers_(pieces(count, lanes)),
-          tiles_(pieces(registers_, max_tile_width)) {}
+    LaneTiling() = default;
+    LaneTiling(Index count, int lanes) : lanes_(lanes) {
+        const Index registers = pieces(count, lanes);
+        tiles_ = pieces(registers, max_tile_width);
+        if (tiles_ == 0) return;
+        fewest_ = registers / tiles_;
+        wider_ = registers % tiles_;
+    }
 
     [[nodiscard]] Index count() const { return tiles_; }
     [[nodiscard]] Index begin(Index tile) const { return first_register(tile) * lanes_; }
@@ -30,12 +34,13 @@ class LaneTiling {
 
   private:
     [[nodiscard]] Index first_register(Index tile) const {
-        return tile * (registers_ / tiles_) + std::min(tile, registers_ % tiles_);
+        return tile * fewest_ + std::min(tile, wider_);
     }
 
-    Index lanes_;
-    Index registers_;
-    Index tiles_;
+    Index lanes_ = 0;
+    Index tiles_ = 0;
+    Index fewest_ = 0;  ///< registers of a tile
+    Index wider_ = 0;   ///< tiles with one more, the first ones
 };
 
 }  // namespace heed::inline v0::detail

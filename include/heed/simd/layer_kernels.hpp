@@ -89,6 +89,12 @@ struct LayerKernels {
     /// to[c] = exp(x[c] - shift) for x[c] <= shift; returns their sum. `to` may be x, or null.
     T (*exponentials)(const T* x, Index count, T shift, T* to);
 
+    /// y[c] = residual[c] + (kept ? x[c] * scale : 0) for entries from `at.first_key` on, which are
+    /// counted through: word `entry % 4` of Philox under the counter (entry / 4 in 64 bits, head,
+    /// call). The residual may be null; y may be x or the residual.
+    void (*drop_entries)(const T* x, const T* residual, Index count, const DropoutTile& at, T scale,
+                         T* y);
+
     /// One step of each parameter w by its gradient g and moments m and v.
     void (*adamw)(const AdamWStep<T>& step, Index count, T* w, const T* g, T* m, T* v);
 };

@@ -8,6 +8,7 @@
 #include "heed/simd/kernels/elements.inl"
 // -
 #include "heed/simd/kernels/activation.inl"
+#include "heed/simd/kernels/dropout_rows.inl"
 // -
 #include "heed/simd/kernels/finish.inl"
 #include "heed/simd/kernels/norms.inl"
@@ -31,6 +32,7 @@ inline constexpr LayerKernels<T> layer_table = {
     norm_parameters<T>,
     largest<T>,
     exponentials<T>,
+    drop_entries<T>,
     adamw<T>,
 };
 

@@ -77,7 +77,7 @@ class LinesAhead {
     static constexpr Index line = 64;
     [[nodiscard]] static Index lines_in(Index bytes) { return (bytes + line - 1) / line; }
 
-    std::array<Block, 4> blocks_;
+    std::array<Block, 5> blocks_;
     std::size_t size_ = 0;
     std::size_t next_ = 0;
     Index row_ = 0;

@@ -89,6 +89,7 @@ class Tensor {
     /// there is no such memory.
     explicit Tensor(const Shape<Rank>& shape)
         : elements_(static_cast<std::size_t>(shape.element_count())), shape_(shape) {}
+    explicit Tensor(Index extent) requires(Rank == 1) : Tensor(Shape<1>(extent)) {}
 
     /// A copy of row-major values. Throws ShapeError unless there are exactly as many as needed.
     Tensor(const Shape<Rank>& shape, std::span<const T> values)

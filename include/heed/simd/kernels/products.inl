@@ -23,7 +23,9 @@ template <int rows, int width, Product kind, class T>
 HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T* b, Index b_row,
                                Index count, T* c, Index c_row, Pack<T>* largest,
                                LinesAhead& ahead) {
-    const LinesAhead::Walk lines = ahead.take(count);
+    // A single row waits for memory itself, and asking would only make it wait longer.
+    constexpr bool asks = rows > 1;
+    const LinesAhead::Walk lines = asks ? ahead.take(count) : LinesAhead::Walk{};
     Pack<T> sum[rows][width];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r)
@@ -36,7 +38,7 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
 #pragma clang loop unroll(disable)
 #endif
     for (Index k = 0; k < count; ++k) {
-        ask_for(lines.first + static_cast<std::uintptr_t>(k) * lines.step);
+        if constexpr (asks) ask_for(lines.first + static_cast<std::uintptr_t>(k) * lines.step);
         Pack<T> from_b[width];
 #pragma GCC unroll 3
         for (int w = 0; w < width; ++w) from_b[w] = load(b + k * b_row + w * lanes<T>);
