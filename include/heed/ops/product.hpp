@@ -166,7 +166,9 @@ class Product {
                 list.block(part.row, part.rows).slice(1, part.column, part.columns)));
         };
         add(y_);
-        if (finish_.residual.first_of(0) != y_.first_of(0)) add(finish_.residual);
+        const bool is_y = !finish_.residual.is_absent() &&
+                          finish_.residual.first_of(part.row) == y_.first_of(part.row);
+        if (!is_y) add(finish_.residual);
         add(finish_.before);
         add(finish_.gate_before);
     }
