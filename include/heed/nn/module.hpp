@@ -243,10 +243,9 @@ namespace detail {
 template <class M>
 [[nodiscard]] std::vector<std::string> parameter_shapes(const M& module) {
     std::vector<std::string> shapes;
-    const AtOnce add{[&shapes](const std::string& name, const auto& view) {
+    module.for_each_parameter(AtOnce{[&shapes](const std::string& name, const auto& view) {
         shapes.push_back(name + " " + to_string(view.shape()));
-    }};
-    M::visit_parameters(module, add, "");
+    }});
     return shapes;
 }
 

@@ -55,6 +55,12 @@ template <class T>
                                      TensorView<T, 3> value) {
     return same_view(query, key) && same_view(key, value);
 }
+/// What the query is called in messages.
+template <class T>
+[[nodiscard]] std::string_view query_name(TensorView<T, 3> query, TensorView<T, 3> key,
+                                          TensorView<T, 3> value) {
+    return is_self_attention(query, key, value) ? "the input" : "the query";
+}
 
 }  // namespace detail
 
@@ -437,8 +443,7 @@ void MultiHeadAttention<T>::check_inputs(TensorView<const T, 3> query, TensorVie
                                          TensorView<const T, 3> value) const {
     constexpr std::string_view where = "MultiHeadAttention";
     const Index batch = query.extent(0), q_len = query.extent(1), kv_len = key.extent(1);
-    const bool one_input = detail::is_self_attention(query, key, value);
-    detail::require_rows(where, one_input ? "the input" : "the query", query,
+    detail::require_rows(where, detail::query_name(query, key, value), query,
                          {batch, q_len, options_.embed_dim});
     detail::require_rows(where, "the key", key, {batch, kv_len, options_.kdim});
     detail::require_rows(where, "the value", value, {batch, kv_len, options_.vdim});

@@ -43,8 +43,7 @@ void MultiHeadAttention<T>::check_backward(TensorView<const T, 3> query, TensorV
     constexpr std::string_view where = "MultiHeadAttention";
     const Call& call = last_.sizes(where);
     const Shape<3> queries(call.batch, call.q_len, options_.embed_dim);
-    const bool one_input = detail::is_self_attention(query, key, value);
-    detail::require_shape(where, one_input ? "the input" : "the query", query.shape(), queries);
+    detail::require_shape(where, detail::query_name(query, key, value), query.shape(), queries);
     detail::require_shape(where, "the key", key.shape(), {call.batch, call.kv_len, options_.kdim});
     check_inputs(query, key, value);
     check_gradients(query, key, value, d_out, inputs, gradients);

@@ -82,7 +82,7 @@ class DropoutOfRow {
             if (rule_.active() && x.has_contiguous_rows() && residual.has_contiguous_rows() &&
                 y.has_contiguous_rows())
                 return layer_kernels<T>().drop_entries(x.data(), residual.data(), x.extent(0),
-                                                       tile_from(first), scale_, y.data());
+                                                       rule_.tile(0, 0, first), scale_, y.data());
         for (Index c = 0; c < x.extent(0); ++c) {
             const T kept = drop(x(c), first + static_cast<std::uint64_t>(c));
             y(c) = residual.data() == nullptr ? kept : residual(c) + kept;
@@ -98,9 +98,6 @@ class DropoutOfRow {
         const auto middle = static_cast<std::uint32_t>(entry >> middle_bits);
         const bool keep = rule_.keeps(0, middle, entry & inner_mask);
         return keep ? static_cast<T>(static_cast<ComputeType<T>>(x) * scale_) : T(0);
-    }
-    [[nodiscard]] DropoutTile tile_from(std::uint64_t entry) const {
-        return rule_.tile(0, 0, entry);
     }
 
     DropoutRule rule_;
@@ -146,11 +143,11 @@ void drop_rows(const DropoutOfRow<T>& of_row, TensorView<const T, Rank> x, Tenso
     if constexpr (Rank == 1) {
         of_row(x, {}, y, first);
     } else {
-        const auto count = static_cast<std::uint64_t>(x.element_count());
-        const auto rows = static_cast<std::uint64_t>(x.extent(0));
-        for (Index i = 0; i < x.extent(0); ++i)
-            drop_rows<T, Rank - 1>(of_row, x.select(0, i), y.select(0, i),
-                                   first + static_cast<std::uint64_t>(i) * (count / rows));
+        for (Index i = 0; i < x.extent(0); ++i) {
+            const TensorView<const T, Rank - 1> part = x.select(0, i);
+            drop_rows<T, Rank - 1>(of_row, part, y.select(0, i),
+                                   first + static_cast<std::uint64_t>(i * part.element_count()));
+        }
     }
 }
 

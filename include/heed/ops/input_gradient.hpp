@@ -79,10 +79,7 @@ class InputGradient {
     /// processor reads ahead.
     static constexpr Index most_group_tiles = 16, few_terms = 16;
 
-    /// A part of dx.
-    struct Part {
-        Index row, rows, column, columns;
-    };
+    using Part = ResultPart;
 
     /// Packed weights would leave most lanes empty for a few rows; for many rows weights that stay
     /// in the second-level cache are as near in place, where sums are longer.
@@ -93,10 +90,6 @@ class InputGradient {
         return !weights_.packed.empty() && is_better_packed ? Way::packed : Way::tile_by_tile;
     }
     [[nodiscard]] Index all_row_tiles() const { return common_.matrices * row_tiles_.count(); }
-
-    static TensorView<const C, 2> part_of(const RowList<C>& rows, const Part& part) {
-        return rows.block(part.row, part.rows).slice(1, part.column, part.columns);
-    }
 
     /// In multiples of 8, which a product takes at once.
     [[nodiscard]] Index inputs_at_once(int workers) const {
@@ -186,7 +179,7 @@ class InputGradient {
                               slopes.data, row);
         LinesAhead ahead;
         if (p + 1 == weights.panels())
-            ahead.add(part_of(dx_, part));
+            ahead.add(block_of(dx_, part));
         else
             ahead.add_evenly(weights.bytes_of(p + 1, part.column, part.columns),
                              part.columns * row * panel.count / kernels_.per_line);
@@ -213,7 +206,7 @@ class InputGradient {
             if (end < outputs)
                 ahead.add(features.slice(0, end, std::min(terms, outputs - end)));
             else
-                ahead.add(part_of(dx_, part));
+                ahead.add(block_of(dx_, part));
             load_panel(features.slice(0, n, end - n), row, panel.data);
             kernels_.weighted_sums[feature_tiles_.width(tile) - 1](
                 dy_.first_of(part.row) + n, dy_.row_stride(), part.rows, panel.data, row, end - n,
@@ -225,8 +218,7 @@ class InputGradient {
     /// From rows of sums to rows of dx.
     void finish(const Part& part, const C* sums, Index row) const {
         RowFinish<C> f;
-        if (!residual_.is_absent())
-            f.residual = {residual_.first_of(part.row) + part.column, residual_.row_stride()};
+        f.residual = rows_of(residual_, part);
         layer_kernels<C>().finish_rows(sums, row, part.rows, part.columns, f,
                                        dx_.first_of(part.row) + part.column, dx_.row_stride());
     }

@@ -76,6 +76,21 @@ struct ProductFinish {
     RowList<const T> residual = {};                        ///< may be y
 };
 
+/// Some rows and columns of a result.
+struct ResultPart {
+    Index row, rows, column, columns;
+};
+/// Of a list of rows, as a view and as kernels take it; no Rows of an absent list.
+template <class T>
+[[nodiscard]] TensorView<T, 2> block_of(const RowList<T>& list, const ResultPart& part) {
+    return list.block(part.row, part.rows).slice(1, part.column, part.columns);
+}
+template <class T>
+[[nodiscard]] Rows<T> rows_of(const RowList<T>& list, const ResultPart& part) {
+    if (list.is_absent()) return {};
+    return {list.first_of(part.row) + part.column, list.row_stride()};
+}
+
 /// A sum of numbers of T that kernels can read: in place when they are dense and of the compute
 /// type, else in scratch. Null for an empty view.
 template <class C, class T>
@@ -118,10 +133,7 @@ class Product {
     static constexpr bool widens = !std::is_same_v<T, C>;
     static constexpr Index most = most_tile_lanes<C>, outputs = product_outputs<T>;
 
-    /// A part of the result.
-    struct Part {
-        Index row, rows, column, columns;
-    };
+    using Part = ResultPart;
 
     [[nodiscard]] bool is_packed() const { return weights_.packed != nullptr; }
     [[nodiscard]] Index column_blocks() const { return pieces(y_.columns(), outputs); }
@@ -161,9 +173,7 @@ class Product {
     /// What the last step reads and writes.
     void add_lines_of_finish(const Part& part, LinesAhead& ahead) const {
         const auto add = [&](const auto& list) {
-            if (list.is_absent()) return;
-            ahead.add(TensorView<const T, 2>(
-                list.block(part.row, part.rows).slice(1, part.column, part.columns)));
+            if (!list.is_absent()) ahead.add(block_of(list, part));
         };
         add(y_);
         const bool is_y = !finish_.residual.is_absent() &&
@@ -259,8 +269,7 @@ class Product {
         if constexpr (widens) {
             StackScratch<C, outputs * most> rows;
             kernels.finish_rows(sums, row, part.rows, part.columns, f, rows.data, part.columns);
-            const TensorView<T, 2> y =
-                y_.block(part.row, part.rows).slice(1, part.column, part.columns);
+            const TensorView<T, 2> y = block_of(y_, part);
             copy(TensorView<const C, 2>(rows.data, y.shape()), y);
         } else {
             f.x = rows_of(finish_.before, part);
@@ -271,11 +280,6 @@ class Product {
         }
     }
 
-    template <class U>
-    static Rows<U> rows_of(const RowList<U>& list, const Part& part) {
-        if (list.is_absent()) return {};
-        return {list.first_of(part.row) + part.column, list.row_stride()};
-    }
     static const C* scales_of(const ProductWeights<T>& weights, const Part& part) {
         const bool has = weights.packed != nullptr && weights.packed->scales() != nullptr;
         return has ? weights.packed->scales() + part.column : nullptr;

@@ -125,9 +125,7 @@ class WeightGradient {
     /// What a tile reads.
     void add_lines_of(const Chunk& c, Index tile, LinesAhead& ahead) const {
         const Index column = tiling_.begin(tile), columns = columns_of(tile);
-        ahead.add(TensorView<const C, 2>(dweight_)
-                      .slice(0, c.first_output, c.outputs)
-                      .slice(1, column, columns));
+        ahead.add(dweight_.slice(0, c.first_output, c.outputs).slice(1, column, columns));
         ahead.add(x_.block(c.first_row, c.rows).slice(1, column, columns));
     }
 

@@ -2,6 +2,7 @@
 // Which table of kernels serves the layers of this process?
 // As dispatch.hpp, which programs that call an attention alone include without this.
 
+#include <bit>
 #include <cmath>
 
 #include "heed/simd/dispatch.hpp"

@@ -21,7 +21,7 @@ class LinesAhead {
 
     /// Appends the rows of a view whose last dimension is contiguous; nothing for other views.
     template <class T>
-    void add(TensorView<const T, 2> rows) {
+    void add(TensorView<T, 2> rows) {
         if (rows.empty() || !rows.has_contiguous_rows()) return;
         constexpr auto size = static_cast<Index>(sizeof(T));
         const Index row_bytes = rows.extent(1) * size;

@@ -68,11 +68,16 @@ HEED_INLINE void random_words(const DropoutTile& at, std::uint64_t block, std::u
     for (int word = 0; word < 4; ++word) bits[word] &= words(0xffffffffu);
 }
 
+/// Dropped is what has no more than these 32 bits: at least `threshold` is more than threshold - 1,
+/// which has 32 bits even for 2^32.
+template <class T>
+HEED_INLINE WrappingBits<T> last_dropped(const DropoutTile& at) {
+    return static_cast<std::uint32_t>(at.threshold - 1) - WrappingBits<T>{};
+}
+
 template <class T>
 void drop(T* weights, Index row, Index keys, const DropoutTile& at, T scale) {
-    using Unsigned = WrappingBits<T>;
-    // At least `threshold` is more than threshold - 1, which has 32 bits even for 2^32.
-    const Unsigned last_dropped = static_cast<std::uint32_t>(at.threshold - 1) - Unsigned{};
+    const WrappingBits<T> last = last_dropped<T>(at);
     const std::uint64_t end_key = at.first_key + static_cast<std::uint64_t>(keys);
     for (std::uint64_t block = at.first_key / 4; block * 4 < end_key; ++block)
         for (Index i = 0; i < row; i += lanes<T>) {
@@ -82,7 +87,7 @@ void drop(T* weights, Index row, Index keys, const DropoutTile& at, T scale) {
                 const std::uint64_t key = block * 4 + word;
                 if (key < at.first_key || key >= end_key) continue;
                 T* const place = weights + static_cast<Index>(key - at.first_key) * row + i;
-                const auto kept = (Unsigned)bits[word] > last_dropped;
+                const auto kept = (WrappingBits<T>)bits[word] > last;
                 store(place, kept ? load(place) * broadcast(scale) : Pack<T>{});
             }
         }
