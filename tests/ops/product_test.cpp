@@ -6,7 +6,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <optional>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "heed/base/thread_pool.hpp"
@@ -269,6 +272,34 @@ class NarrowProduct : public ::testing::Test {
   protected:
     Random source;
 };
+/// Offsets of the first and the last byte that a walk through all panels asks for, or -1; panels
+/// of equal size must ask for each byte between them once.
+std::pair<std::ptrdiff_t, std::ptrdiff_t> asked_of(Index outputs, Index inputs) {
+    PackedWeights<float> packed;
+    packed.pack(Tensor<float, 2>({outputs, inputs}));
+    const std::byte* const all = packed.panel(0).weights;
+    std::pair<std::ptrdiff_t, std::ptrdiff_t> asked(-1, -1);
+    for (Index p = 0; p < packed.panels(); ++p) {
+        const std::span<const std::byte> bytes = packed.bytes_after(packed.panel(p));
+        if (bytes.empty()) continue;
+        const std::ptrdiff_t first = bytes.data() - all;
+        if (asked.first < 0) asked.first = first;
+        EXPECT_TRUE(asked.second < 0 || first == asked.second + 1) << "panel " << p;
+        asked.second = first + std::ssize(bytes) - 1;
+    }
+    return asked;
+}
+
+TEST(PackedWeights, AreAskedForOnceAndToTheEnd) {
+    const auto ahead = static_cast<std::ptrdiff_t>(heed::detail::most_bytes_ahead);
+    // Panels of 48 outputs: larger than what is asked for ahead, and smaller.
+    EXPECT_EQ(asked_of(144, 1000), std::pair(ahead, std::ptrdiff_t{144 * 1000 * 4 - 1}));
+    EXPECT_EQ(asked_of(144, 100),
+              std::pair(std::ptrdiff_t{48 * 100 * 4}, std::ptrdiff_t{144 * 100 * 4 - 1}));
+    EXPECT_EQ(asked_of(48, 100), std::pair(std::ptrdiff_t{-1}, std::ptrdiff_t{-1}));
+    EXPECT_EQ(asked_of(48, 0), std::pair(std::ptrdiff_t{-1}, std::ptrdiff_t{-1}));
+}
+
 using NarrowTypes = ::testing::Types<half, bfloat16, std::int8_t>;
 TYPED_TEST_SUITE(NarrowProduct, NarrowTypes);
 

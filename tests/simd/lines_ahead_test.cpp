@@ -5,7 +5,7 @@
 
 #include <cstdint>
 #include <set>
-#include <vector>
+#include <span>
 
 #include "heed/simd/lines_ahead.hpp"
 #include "heed/tensor/tensor.hpp"
@@ -66,26 +66,30 @@ TEST(LinesAhead, NamesSeveralBlocksOneAfterAnother) {
 
 TEST(LinesAhead, SpreadsLinesOverTheAsks) {
     const heed::Tensor<float, 2> rows({10, 48});  // 30 lines
+    const auto memory = std::as_bytes(std::span(rows.data(), 480));
     LinesAhead ahead;
-    ahead.add_evenly(TensorView<const float, 2>(rows), 120);
+    ahead.add_evenly(memory, 120);
     EXPECT_NEAR(static_cast<double>(lines_of(ahead, 6, 10).size()), 15, 1);
     LinesAhead again;
-    again.add_evenly(TensorView<const float, 2>(rows), 120);
+    again.add_evenly(memory, 120);
     expect_all_named<float>(lines_of(again, 12, 10), rows);
 }
 
-TEST(LinesAhead, NoAsksAreTooFew) {
-    const heed::Tensor<float, 2> one({1, 1});
-    LinesAhead ahead;
-    ahead.add_evenly(TensorView<const float, 2>(one), 0);
-    expect_all_named<float>(lines_of(ahead, 1, 1), one);
-}
-
-TEST(LinesAhead, TooFewAsksNameALineEach) {
+TEST(LinesAhead, FewAsksReachTheEndToo) {
     const heed::Tensor<float, 2> rows({10, 48});
     LinesAhead ahead;
-    ahead.add_evenly(TensorView<const float, 2>(rows), 20);
-    EXPECT_EQ(lines_of(ahead, 2, 10).size(), 20u);
+    ahead.add_evenly(std::as_bytes(std::span(rows.data(), 480)), 20);
+    const auto lines = lines_of(ahead, 2, 10);
+    EXPECT_EQ(lines.size(), 20u);
+    EXPECT_NEAR(static_cast<double>(*lines.rbegin() - *lines.begin()), 29, 1);
+}
+
+TEST(LinesAhead, AsksForNothingWithoutAsksOrMemory) {
+    const heed::Tensor<float, 2> one({1, 1});
+    LinesAhead ahead;
+    ahead.add_evenly(std::as_bytes(std::span(one.data(), 1)), 0);
+    ahead.add_evenly({}, 100);
+    EXPECT_EQ(ahead.take(1).first, reinterpret_cast<std::uintptr_t>(&ahead));
 }
 
 TEST(LinesAhead, NamesItselfWhenNothingIsLeft) {

@@ -181,8 +181,8 @@ class InputGradient {
         if (p + 1 == weights.panels())
             ahead.add(block_of(dx_, part));
         else
-            ahead.add_evenly(weights.bytes_of(p + 1, part.column, part.columns),
-                             part.columns * row * panel.count / kernels_.per_line);
+            ahead.add_evenly(weights.bytes_of(weights.panel(p + 1), part.column, part.columns),
+                             kernels_.asks(width, part.columns, panel.count));
         kernels_.weighted_sums[width - 1](weights.of_inputs(panel, part.column), panel.columns,
                                           part.columns, slopes.data, row, panel.count, sums, row,
                                           ahead);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 #include "heed/ops/tile_rows.hpp"
@@ -32,6 +33,10 @@ inline constexpr Index panel_terms_of_few = 32, few_panel_rows = 16;
 /// What is read again and again, and is likely to stay in the second-level cache.
 inline constexpr std::size_t near_bytes = std::size_t{768} << 10;
 
+/// So far behind the weights that are read now others are asked for. Those farther would drive from
+/// the second-level cache what every panel reads again.
+inline constexpr std::size_t most_bytes_ahead = std::size_t{64} << 10;
+
 /// Some outputs of packed weights: [in][columns], padded with zeros to whole cache lines of C.
 struct Panel {
     const std::byte* weights;
@@ -53,6 +58,17 @@ void multiply_panel(const C* x, Index x_row, Index rows, const C* panel, Index c
         multiply[passes.width(pass) - 1](x, x_row, rows, panel + first, columns, terms,
                                          sums + first, columns, ahead);
     }
+}
+
+/// How many lines it asks for.
+template <class C>
+[[nodiscard]] Index panel_asks(Index rows, Index columns, Index terms) {
+    const TileKernels<C>& kernels = tile_kernels<C>();
+    const LaneTiling passes(columns, kernels.lanes);
+    Index asks = 0;
+    for (Index pass = 0; pass < passes.count(); ++pass)
+        asks += kernels.asks(passes.width(pass), rows, terms);
+    return asks;
 }
 
 /// How products read weights of a type of storage.
@@ -159,13 +175,18 @@ class PackedWeights {
         return {memory_.data() + static_cast<std::size_t>(first * inputs_) * storage_->bytes, first,
                 std::min(columns, outputs_ - first), columns};
     }
-    /// The memory of a panel, or of some of its inputs, as rows of bytes.
-    [[nodiscard]] TensorView<const std::byte, 2> bytes_of(Index p) const {
-        return bytes_of(p, 0, inputs_);
+    /// The memory of some inputs of a panel.
+    [[nodiscard]] std::span<const std::byte> bytes_of(const Panel& panel, Index input,
+                                                      Index count) const {
+        return {at(panel, input), bytes_of(panel, count)};
     }
-    [[nodiscard]] TensorView<const std::byte, 2> bytes_of(Index p, Index input, Index count) const {
-        const Panel of = panel(p);
-        return {at(of, input), {count, of.columns * static_cast<Index>(storage_->bytes)}};
+    /// What to ask for while a panel is read: as much as it has, from `most_bytes_ahead` behind its
+    /// begin on, or from its end where that is nearer.
+    [[nodiscard]] std::span<const std::byte> bytes_after(const Panel& panel) const {
+        const std::span<const std::byte> all(memory_.data(), memory_.size());
+        const std::size_t size = bytes_of(panel, inputs_), ahead = std::min(size, most_bytes_ahead);
+        const std::size_t begin = static_cast<std::size_t>(panel.weights - all.data()) + ahead;
+        return all.subspan(begin, std::min(size, all.size() - begin));
     }
     /// A panel's weights from an input on, [in][columns], of weights that were packed in their own
     /// type.
@@ -194,7 +215,10 @@ class PackedWeights {
     }
 
     [[nodiscard]] const std::byte* at(const Panel& panel, Index input) const {
-        return panel.weights + static_cast<std::size_t>(input * panel.columns) * storage_->bytes;
+        return panel.weights + bytes_of(panel, input);
+    }
+    [[nodiscard]] std::size_t bytes_of(const Panel& panel, Index inputs) const {
+        return static_cast<std::size_t>(inputs * panel.columns) * storage_->bytes;
     }
     template <class W>
     [[nodiscard]] W* memory_of(Index p) {

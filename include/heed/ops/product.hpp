@@ -159,9 +159,14 @@ class Product {
         StackScratch<C, packed_rows * most> sums, gate;
         LinesAhead ahead;
         add_lines_of_finish(part, ahead);
-        const Index products = part.rows * panel.columns * x_.columns();
-        add_lines_after(block, p, products / tile_kernels<C>().per_line, ahead);
+        // As many asks as there are steps, of which those for rows take about half.
+        Index asks = panel_asks<C>(part.rows, panel.columns, x_.columns());
+        if (p + 1 == packed.panels() && block + 1 < blocks_.count()) {
+            ahead.add(x_.block(blocks_.begin(block + 1), blocks_.size(block + 1)));
+            asks /= 2;
+        }
         const auto multiply = [&](const PackedWeights<C>& weights, C* to) {
+            ahead.add_evenly(weights.bytes_after(weights.panel(p)), asks);
             weights.multiply(weights.panel(p), x_.first_of(part.row), x_.row_stride(), part.rows,
                              to, ahead);
         };
@@ -181,15 +186,6 @@ class Product {
         if (!is_y) add(finish_.residual);
         add(finish_.before);
         add(finish_.gate_before);
-    }
-
-    /// What is likely the next piece of this worker, in so many asks: the same rows and another
-    /// panel, or the next rows.
-    void add_lines_after(Index block, Index p, Index asks, LinesAhead& ahead) const {
-        if (p + workers_ < weights_.packed->panels())
-            ahead.add_evenly(weights_.packed->bytes_of(p + workers_), asks);
-        else if (block + 1 < blocks_.count())
-            ahead.add(x_.block(blocks_.begin(block + 1), blocks_.size(block + 1)));
     }
 
     /// A tile of rows and some features.

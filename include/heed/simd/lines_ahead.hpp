@@ -6,7 +6,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
+#include "heed/base/contract.hpp"
 #include "heed/tensor/view.hpp"
 
 namespace heed::inline v0::detail {
@@ -27,21 +29,19 @@ class LinesAhead {
         const Index row_bytes = rows.extent(1) * size;
         const Index stride = rows.stride(0) * size;
         const auto first = reinterpret_cast<std::uintptr_t>(rows.data());
-        blocks_[size_++] = stride == row_bytes
-                               ? Block{first, line, lines_in(rows.extent(0) * row_bytes), 1}
-                               : Block{first, stride, rows.extent(0), lines_in(row_bytes)};
+        append(stride == row_bytes ? Block{first, line, lines_in(rows.extent(0) * row_bytes), 1}
+                                   : Block{first, stride, rows.extent(0), lines_in(row_bytes)});
     }
 
-    /// Appends dense rows, asked for evenly by so many asks where that is enough of them. Asked for
-    /// sooner, they would fill the few places that a core has for lines on their way, where what is
-    /// wanted now has to pass, too.
-    template <class T>
-    void add_evenly(TensorView<const T, 2> rows, Index asks) {
-        const Index bytes = rows.element_count() * static_cast<Index>(sizeof(T));
-        if (bytes == 0) return;
-        const Index step = asks < lines_in(bytes) ? line : (bytes + asks - 1) / asks;
-        blocks_[size_++] = {reinterpret_cast<std::uintptr_t>(rows.data()), step,
-                            (bytes + step - 1) / step, 1};
+    /// Appends memory, asked for evenly by so many asks; if these are fewer than its lines, the
+    /// processor is left to find those between. Asked for sooner, lines would fill the few places
+    /// that a core has for those on their way, where what is wanted now has to pass, too.
+    void add_evenly(std::span<const std::byte> memory, Index asks) {
+        if (memory.empty() || asks == 0) return;
+        const auto bytes = static_cast<Index>(memory.size());
+        const Index step = (bytes + asks - 1) / asks;
+        const auto first = reinterpret_cast<std::uintptr_t>(memory.data());
+        append({first, step, (bytes + step - 1) / step, 1});
     }
 
     /// The next lines to ask for, `count` of them or fewer; when none is left, one that is near.
@@ -77,7 +77,12 @@ class LinesAhead {
     static constexpr Index line = 64;
     [[nodiscard]] static Index lines_in(Index bytes) { return (bytes + line - 1) / line; }
 
-    std::array<Block, 5> blocks_;
+    void append(const Block& block) {
+        HEED_ASSERT(size_ < blocks_.size());
+        blocks_[size_++] = block;
+    }
+
+    std::array<Block, 7> blocks_;  ///< as many as the products of a gated layer have at most
     std::size_t size_ = 0;
     std::size_t next_ = 0;
     Index row_ = 0;

@@ -24,7 +24,7 @@ template <class T>
 inline constexpr TileKernels<T> table = {
     HEED_ISA_OF_TEXT,
     lanes<T>,
-    rows_at_once<max_tile_width>* max_tile_width* lanes<T>,
+    {rows_at_once<1>, rows_at_once<2>, rows_at_once<3>},
     load_queries<T>,
     {scores<1, T>, scores<2, T>, scores<3, T>},
     {row_max<1, T>, row_max<2, T>, row_max<3, T>},
