@@ -265,13 +265,6 @@ TYPED_TEST(ProductOf, AllocatesNothing) {
     EXPECT_EQ(allocations.count(), 0U);
 }
 
-// --- Weights in fewer bits ----------------------------------------------------------------------
-
-template <class W>
-class NarrowProduct : public ::testing::Test {
-  protected:
-    Random source;
-};
 /// Offsets of the first and the last byte that a walk through all panels asks for, or -1; panels
 /// of equal size must ask for each byte between them once.
 std::pair<std::ptrdiff_t, std::ptrdiff_t> asked_of(Index outputs, Index inputs) {
@@ -300,6 +293,13 @@ TEST(PackedWeights, AreAskedForOnceAndToTheEnd) {
     EXPECT_EQ(asked_of(48, 0), std::pair(std::ptrdiff_t{-1}, std::ptrdiff_t{-1}));
 }
 
+// --- Weights in fewer bits ----------------------------------------------------------------------
+
+template <class W>
+class NarrowProduct : public ::testing::Test {
+  protected:
+    Random source;
+};
 using NarrowTypes = ::testing::Types<half, bfloat16, std::int8_t>;
 TYPED_TEST_SUITE(NarrowProduct, NarrowTypes);
 

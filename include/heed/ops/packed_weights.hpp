@@ -60,14 +60,19 @@ void multiply_panel(const C* x, Index x_row, Index rows, const C* panel, Index c
     }
 }
 
-/// How many lines it asks for.
+/// How many lines a product of `width` registers asks for.
+template <class C>
+[[nodiscard]] Index product_asks(int width, Index rows, Index terms) {
+    return pieces(rows, tile_kernels<C>().rows_at_once[width - 1]) * terms;
+}
+
+/// How many lines multiply_panel asks for.
 template <class C>
 [[nodiscard]] Index panel_asks(Index rows, Index columns, Index terms) {
-    const TileKernels<C>& kernels = tile_kernels<C>();
-    const LaneTiling passes(columns, kernels.lanes);
+    const LaneTiling passes(columns, tile_kernels<C>().lanes);
     Index asks = 0;
     for (Index pass = 0; pass < passes.count(); ++pass)
-        asks += kernels.asks(passes.width(pass), rows, terms);
+        asks += product_asks<C>(passes.width(pass), rows, terms);
     return asks;
 }
 
@@ -178,13 +183,13 @@ class PackedWeights {
     /// The memory of some inputs of a panel.
     [[nodiscard]] std::span<const std::byte> bytes_of(const Panel& panel, Index input,
                                                       Index count) const {
-        return {at(panel, input), bytes_of(panel, count)};
+        return {at(panel, input), size_of(panel, count)};
     }
     /// What to ask for while a panel is read: as much as it has, from `most_bytes_ahead` behind its
     /// begin on, or from its end where that is nearer.
     [[nodiscard]] std::span<const std::byte> bytes_after(const Panel& panel) const {
         const std::span<const std::byte> all(memory_.data(), memory_.size());
-        const std::size_t size = bytes_of(panel, inputs_), ahead = std::min(size, most_bytes_ahead);
+        const std::size_t size = size_of(panel, inputs_), ahead = std::min(size, most_bytes_ahead);
         const std::size_t begin = static_cast<std::size_t>(panel.weights - all.data()) + ahead;
         return all.subspan(begin, std::min(size, all.size() - begin));
     }
@@ -215,9 +220,10 @@ class PackedWeights {
     }
 
     [[nodiscard]] const std::byte* at(const Panel& panel, Index input) const {
-        return panel.weights + bytes_of(panel, input);
+        return panel.weights + size_of(panel, input);
     }
-    [[nodiscard]] std::size_t bytes_of(const Panel& panel, Index inputs) const {
+    /// In bytes, of so many inputs.
+    [[nodiscard]] std::size_t size_of(const Panel& panel, Index inputs) const {
         return static_cast<std::size_t>(inputs * panel.columns) * storage_->bytes;
     }
     template <class W>

@@ -166,9 +166,9 @@ class Product {
             asks /= 2;
         }
         const auto multiply = [&](const PackedWeights<C>& weights, C* to) {
-            ahead.add_evenly(weights.bytes_after(weights.panel(p)), asks);
-            weights.multiply(weights.panel(p), x_.first_of(part.row), x_.row_stride(), part.rows,
-                             to, ahead);
+            const Panel of = weights.panel(p);
+            ahead.add_evenly(weights.bytes_after(of), asks);
+            weights.multiply(of, x_.first_of(part.row), x_.row_stride(), part.rows, to, ahead);
         };
         multiply(packed, sums.data);
         if (finish_.gate) multiply(*finish_.gate->packed, gate.data);

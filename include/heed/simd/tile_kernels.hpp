@@ -32,7 +32,8 @@ template <class T>
 struct TileKernels {
     Isa isa;
     int lanes;  ///< elements of T in one register
-    /// Rows of a product, 1, 2 or 3 registers wide, that stay in registers together.
+    /// Rows of a product, 1, 2 or 3 registers wide, that stay in registers together,
+    /// and ask for one line at each step.
     int rows_at_once[max_tile_width];
 
     /// tile[d][i] = scale * q[i][d] for i < queries, 0 beyond; q's rows are `stride` apart.
@@ -138,12 +139,6 @@ struct TileKernels {
     void (*first_weighted_sums[max_tile_width])(const T* weights, Index weight_row, Index count,
                                                 const T* rows, Index row, Index terms, T* sums,
                                                 Index sum_row, LinesAhead& ahead);
-
-    /// How many lines these two ask for.
-    [[nodiscard]] Index asks(int width, Index count, Index terms) const {
-        const Index at_once = rows_at_once[width - 1];
-        return (count + at_once - 1) / at_once * terms;
-    }
 };
 
 }  // namespace heed::inline v0::detail
