@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "heed/attention/tiling.hpp"
+#include "heed/base/pieces.hpp"
 #include "heed/base/scratch.hpp"
 #include "heed/ops/tile_rows.hpp"
 
@@ -18,8 +19,8 @@ class KeyChunks {
   public:
     explicit KeyChunks(Index kv_len)
         : kv_len_(kv_len),
-          keys_(key_tile * std::max(least_tiles, parts(parts(kv_len, key_tile), most))),
-          count_(parts(kv_len, keys_)) {}
+          keys_(key_tile * std::max(least_tiles, pieces(pieces(kv_len, key_tile), most))),
+          count_(pieces(kv_len, keys_)) {}
 
     [[nodiscard]] Index count() const { return count_; }
     [[nodiscard]] KeyRange operator[](Index chunk) const {
@@ -28,7 +29,6 @@ class KeyChunks {
 
   private:
     static constexpr Index most = 8, least_tiles = 2;
-    static constexpr Index parts(Index whole, Index part) { return (whole + part - 1) / part; }
 
     Index kv_len_;
     Index keys_;

@@ -92,7 +92,7 @@ class TileCensus {
 
     /// Fills in tiles and pairs.
     void count(AttentionExplanation& result) {
-        const Index key_tiles = (shape_.kv_len + key_tile - 1) / key_tile;
+        const Index key_tiles = pieces(shape_.kv_len, key_tile);
         for (Index b = 0; b < shape_.batch; ++b)
             for (Index h = 0; h < shape_.heads; ++h)
                 for (Index sequence = 0; sequence < tiling_.sequences(); ++sequence)

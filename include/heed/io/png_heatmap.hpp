@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "heed/base/pieces.hpp"
 #include "heed/io/file.hpp"
 #include "heed/io/heatmap_options.hpp"
 #include "heed/io/picture.hpp"
@@ -43,7 +44,7 @@ class HeatmapPicture {
     }
 
     [[nodiscard]] Picture drawn(std::string_view where) const {
-        const Index down = (values_.extent(0) + across_ - 1) / across_;
+        const Index down = pieces(values_.extent(0), across_);
         const Index tiles_right = left_ + across_ * tile_width() + (across_ - 1) * tile_gap;
         const Index tiles_bottom = top_ + down * (tile_height() + caption_height()) +
                                    std::max<Index>(down - 1, 0) * tile_gap;

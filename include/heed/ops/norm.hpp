@@ -5,9 +5,9 @@
 #include <array>
 #include <cmath>
 
+#include "heed/base/pieces.hpp"
 #include "heed/base/stages.hpp"
 #include "heed/ops/row_parts.hpp"
-#include "heed/simd/lane_tiling.hpp"
 #include "heed/simd/layer_dispatch.hpp"
 #include "heed/tensor/checks.hpp"
 #include "heed/tensor/row_list.hpp"

@@ -51,7 +51,7 @@ template <class C>
 void multiply_panel(const C* x, Index x_row, Index rows, const C* panel, Index columns, Index terms,
                     bool begins, C* sums, LinesAhead& ahead) {
     const TileKernels<C>& kernels = tile_kernels<C>();
-    const auto& multiply = begins ? kernels.first_weighted_sums : kernels.weighted_sums;
+    const auto* const multiply = kernels.sums_that_begin(begins);
     const LaneTiling passes(columns, kernels.lanes);
     for (Index pass = 0; pass < passes.count(); ++pass) {
         const Index first = passes.begin(pass);

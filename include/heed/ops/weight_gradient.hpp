@@ -83,11 +83,6 @@ class WeightGradient {
         const C* lanes;
         Index row;    ///< of lanes
         bool begins;  ///< what is there is not added to, but overwritten
-
-        /// The product that adds the chunk, or begins with it.
-        [[nodiscard]] auto product(const TileKernels<C>& kernels, int width) const {
-            return (begins ? kernels.first_weighted_sums : kernels.weighted_sums)[width - 1];
-        }
     };
 
     /// Makes pieces smaller where they would be too few.
@@ -116,7 +111,7 @@ class WeightGradient {
             const Index column = tiling_.begin(tile);
             LinesAhead ahead;
             if (tile + 1 < end) add_lines_of(c, tile + 1, ahead);
-            c.product(kernels_, tiling_.width(tile))(
+            kernels_.sums_that_begin(c.begins)[tiling_.width(tile) - 1](
                 c.lanes, c.row, c.outputs, x_.first_of(c.first_row) + column, x_.row_stride(),
                 c.rows, dweight_.row(c.first_output) + column, dweight_.stride(0), ahead);
         }
@@ -145,8 +140,8 @@ class WeightGradient {
         load_panel<C>(x_.block(c.first_row, c.rows).slice(1, whole_, left), row, panel.data);
         load_panel<C>(to, row, sums.data);
         LinesAhead ahead;
-        c.product(kernels_, 1)(c.lanes, c.row, c.outputs, panel.data, row, c.rows, sums.data, row,
-                               ahead);
+        kernels_.sums_that_begin(c.begins)[0](c.lanes, c.row, c.outputs, panel.data, row, c.rows,
+                                              sums.data, row, ahead);
         copy(TensorView<const C, 2>(sums.data, to.shape(), {row, 1}), to);
     }
 

@@ -4,14 +4,10 @@
 
 #include <algorithm>
 
+#include "heed/base/pieces.hpp"
 #include "heed/simd/tile_kernels.hpp"
 
 namespace heed::inline v0::detail {
-
-/// How many pieces of that size cover the whole; the last one may be smaller.
-[[nodiscard]] constexpr Index pieces(Index whole, Index size) {
-    return (whole + size - 1) / size;
-}
 
 /// Queries, rows or features in tiles: as few as possible of at most three registers, balanced, so
 /// that 4 registers become 2 + 2 and not 3 + 1; the wider ones first.

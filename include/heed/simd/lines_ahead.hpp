@@ -9,6 +9,7 @@
 #include <span>
 
 #include "heed/base/contract.hpp"
+#include "heed/base/pieces.hpp"
 #include "heed/tensor/view.hpp"
 
 namespace heed::inline v0::detail {
@@ -29,8 +30,8 @@ class LinesAhead {
         const Index row_bytes = rows.extent(1) * size;
         const Index stride = rows.stride(0) * size;
         const auto first = reinterpret_cast<std::uintptr_t>(rows.data());
-        append(stride == row_bytes ? Block{first, line, lines_in(rows.extent(0) * row_bytes), 1}
-                                   : Block{first, stride, rows.extent(0), lines_in(row_bytes)});
+        append(stride == row_bytes ? Block{first, line, pieces(rows.extent(0) * row_bytes, line), 1}
+                                   : Block{first, stride, rows.extent(0), pieces(row_bytes, line)});
     }
 
     /// Appends memory, asked for evenly by so many asks; if these are fewer than its lines, the
@@ -39,9 +40,9 @@ class LinesAhead {
     void add_evenly(std::span<const std::byte> memory, Index asks) {
         if (memory.empty() || asks == 0) return;
         const auto bytes = static_cast<Index>(memory.size());
-        const Index step = (bytes + asks - 1) / asks;
+        const Index step = pieces(bytes, asks);
         const auto first = reinterpret_cast<std::uintptr_t>(memory.data());
-        append({first, step, (bytes + step - 1) / step, 1});
+        append({first, step, pieces(bytes, step), 1});
     }
 
     /// The next lines to ask for, `count` of them or fewer; when none is left, one that is near.
@@ -75,7 +76,6 @@ class LinesAhead {
     };
 
     static constexpr Index line = 64;
-    [[nodiscard]] static Index lines_in(Index bytes) { return (bytes + line - 1) / line; }
 
     void append(const Block& block) {
         HEED_ASSERT(size_ < blocks_.size());

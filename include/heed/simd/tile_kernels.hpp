@@ -131,14 +131,18 @@ struct TileKernels {
     /// sums[j][c] += sum_i weights[j][i] * rows[i][c] for j < count and i < terms, in ascending
     /// order, and for `width` registers of features c, which lie on the lanes here. Rows of weights
     /// are `weight_row` apart, those of rows `row`, of sums `sum_row`. Asks for lines ahead.
-    void (*weighted_sums[max_tile_width])(const T* weights, Index weight_row, Index count,
-                                          const T* rows, Index row, Index terms, T* sums,
-                                          Index sum_row, LinesAhead& ahead);
+    using WeightedSums = void (*)(const T* weights, Index weight_row, Index count, const T* rows,
+                                  Index row, Index terms, T* sums, Index sum_row,
+                                  LinesAhead& ahead);
+    WeightedSums weighted_sums[max_tile_width];
 
     /// The same for sums of 0: what was there is not read.
-    void (*first_weighted_sums[max_tile_width])(const T* weights, Index weight_row, Index count,
-                                                const T* rows, Index row, Index terms, T* sums,
-                                                Index sum_row, LinesAhead& ahead);
+    WeightedSums first_weighted_sums[max_tile_width];
+
+    /// Those that begin with 0, or those that add, by width - 1.
+    [[nodiscard]] const WeightedSums* sums_that_begin(bool begin) const {
+        return begin ? first_weighted_sums : weighted_sums;
+    }
 };
 
 }  // namespace heed::inline v0::detail

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "heed/base/pieces.hpp"
 #include "heed/tensor/view.hpp"
 
 namespace heed::inline v0::detail {
@@ -100,8 +101,8 @@ class RowBlocks {
   public:
     RowBlocks(const CommonRows& all, Index most)
         : rows_(all.rows),
-          steps_((all.rows + step - 1) / step),
-          blocks_((all.rows + most - 1) / most),
+          steps_(pieces(all.rows, step)),
+          blocks_(pieces(all.rows, most)),
           matrices_(all.matrices) {}
 
     [[nodiscard]] Index count() const { return matrices_ * blocks_; }
