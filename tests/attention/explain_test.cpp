@@ -283,9 +283,10 @@ TEST(Explain, CountsWhatTheKernelsAreAskedFor) {
             const heed::detail::FusedScratch<float> scratch(s, memory.data());
             const heed::detail::QueryTiling tiling(s.q_len, plan.rules.documents(), kernels.lanes);
             const heed::detail::GroupAttention<decltype(plan), float> groups(plan, kernels, tiling);
-            const heed::detail::Schedule items(plan, tiling, kernels.lanes,
-                                               static_cast<int>(random.integer(1, 2)));
-            for (Index i = 0; i < items.count(); ++i) groups.attend(items[i], nullptr, scratch);
+            const int workers = static_cast<int>(random.integer(1, 2));
+            const heed::detail::Schedule items(plan, tiling, kernels.lanes, workers);
+            for (Index i = 0; i < items.count(); ++i)
+                groups.attend(items[i], items.later(i, workers), scratch);
             const AttentionExplanation e = explain(in.q, in.k, in.v, mask);
             EXPECT_EQ(e.computed_pairs, CountedKernels::pairs);
             EXPECT_EQ(e.computed_pairs, CountedKernels::product_of_values);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -197,6 +198,79 @@ TEST(Fused, LongSequencesTakeNoQuadraticMemory) {
             value += weight * double(in.v(0, 0, j, 0));
         }
         EXPECT_NEAR(out(0, 0, i, 0), value / sum, 1e-5) << i;
+    }
+}
+
+// A schedule reads no more of a plan.
+struct HeadsAlone {
+    heed::AttentionShape shape;
+    float scale;
+    heed::TensorView<const float, 4> k, v;
+};
+
+using heed::detail::WorkItem;
+
+std::array<Index, 5> fields_of(const WorkItem& item) {
+    return {item.b, item.h, item.sequence, item.begin, item.end};
+}
+bool are_of_one_head(const WorkItem& a, const WorkItem& b) {
+    return a.b == b.b && a.h == b.h;
+}
+
+/// Whoever takes every workers-th item asks for all keys of the next head that it goes to, a part
+/// with each item of the one before.
+void expect_parts_of_the_next_head(const heed::detail::Schedule& schedule, Index worker,
+                                   Index workers) {
+    std::vector<Index> taken;
+    for (Index i = worker; i < schedule.count(); i += workers) taken.push_back(i);
+    for (std::size_t n = 0; n < taken.size(); ++n) {
+        const WorkItem item = schedule[taken[n]];
+        const heed::detail::Later later = schedule.later(taken[n], workers);
+        EXPECT_EQ(later.is_unprepared, n == 0);
+        ASSERT_EQ(later.next.is_empty(), n + 1 == taken.size());
+        if (!later.next.is_empty()) {
+            EXPECT_EQ(fields_of(later.next), fields_of(schedule[taken[n + 1]]));
+        }
+
+        std::size_t begin = n, end = n;
+        while (begin > 0 && are_of_one_head(schedule[taken[begin - 1]], item)) --begin;
+        while (end < taken.size() && are_of_one_head(schedule[taken[end]], item)) ++end;
+        EXPECT_EQ(later.part, static_cast<Index>(n - begin));
+        EXPECT_EQ(later.parts, static_cast<Index>(end - begin));
+        ASSERT_EQ(later.elsewhere.is_empty(), end == taken.size());
+        if (!later.elsewhere.is_empty()) {
+            EXPECT_EQ(fields_of(later.elsewhere), fields_of(schedule[taken[end]]));
+        }
+    }
+}
+
+TEST(Schedule, PreparesTheNextHeadInParts) {
+    for (Index q_len : {1, 48, 100, 500}) {
+        const Tensor<float, 4> keys({2, 3, 200, 16});
+        const HeadsAlone plan{{2, 3, 3, q_len, 200, 16, 16}, 1.0F, keys, keys};
+        const int lanes = heed::detail::tile_kernels<float>().lanes;
+        const heed::detail::QueryTiling tiling(q_len, {}, lanes);
+        for (int workers : {1, 2, 3, 5, 100}) {
+            SCOPED_TRACE(testing::Message() << q_len << " queries, " << workers << " workers");
+            const heed::detail::Schedule schedule(plan, tiling, lanes, workers);
+            for (Index worker = 0; worker < workers; ++worker)
+                expect_parts_of_the_next_head(schedule, worker, workers);
+        }
+    }
+}
+
+TEST(KeyRange, IsAllOfItsShares) {
+    const heed::detail::KeyRange range{3, 20};
+    for (Index all : {1, 2, 5, 17, 40}) {
+        Index end = range.begin;
+        for (Index i = 0; i < all; ++i) {
+            const heed::detail::KeyRange share = range.shares(i, i + 1, all);
+            EXPECT_EQ(share.begin, end);
+            EXPECT_NEAR(static_cast<double>(share.end - share.begin),
+                        17.0 / static_cast<double>(all), 1.0);
+            end = share.end;
+        }
+        EXPECT_EQ(end, range.end);
     }
 }
 

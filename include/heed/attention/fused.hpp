@@ -48,6 +48,18 @@ struct WorkItem {
     [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(end - begin); }
 };
 
+/// What a worker likely does after an item; empty items where there is nothing to do.
+struct Later {
+    WorkItem next = {};
+    /// The next of another sequence, if its keys are asked for in parts, one with each item of this
+    /// sequence.
+    WorkItem elsewhere = {};
+    Index part = 0, parts = 1;
+    bool is_unprepared = false;  ///< nobody has asked for the keys of this item
+
+    [[nodiscard]] bool asks_for_tiles() const { return elsewhere.is_empty() || is_unprepared; }
+};
+
 /// The items of an attention in the order in which they are begun.
 class Schedule {
   public:
@@ -72,6 +84,15 @@ class Schedule {
                 std::min(first + group_, tiling_.tiles_of(sequence).count())};
     }
 
+    /// Workers take the next item that nobody has: each of them likely every workers-th.
+    [[nodiscard]] Later later(Index index, Index workers) const {
+        const auto item = [&](Index i) { return i < count() ? (*this)[i] : WorkItem{}; };
+        const Index place = index % groups_, before = place / workers;
+        const Index left = pieces(groups_ - place, workers);
+        return {item(index + workers), group_ == 1 ? item(index + left * workers) : WorkItem{},
+                before, before + left, index < workers};
+    }
+
   private:
     Index batch_;
     Index heads_;
@@ -90,9 +111,8 @@ class GroupAttention {
     GroupAttention(const Plan& plan, const TileKernels<C>& kernels, const QueryTiling& tiling)
         : plan_(plan), kernels_(kernels), tiling_(tiling) {}
 
-    /// The tiles of an item pass over the keys together. `next` is what this worker likely does
-    /// next, or null.
-    void attend(const WorkItem& item, const WorkItem* next, const FusedScratch<C>& scratch) const {
+    /// The tiles of an item pass over the keys together.
+    void attend(const WorkItem& item, const Later& later, const FusedScratch<C>& scratch) const {
         if (item.is_empty()) return;
         std::array<std::optional<Tile>, max_group_tiles> memory;
         const std::span<std::optional<Tile>> tiles(memory.data(), item.size());
@@ -111,7 +131,7 @@ class GroupAttention {
         const auto k = keys_of(item), v = values_of(item);
         for_each_key_tile(some, tiling_.first_key(item.sequence), [&](const KeyRange& range) {
             KeyTile<Plan, C> keys(kernels_, k, v, range, scratch);
-            LinesAhead ahead = lines_after(item, range, some, next);
+            LinesAhead ahead = lines_after(item, range, some, later);
             for (std::optional<Tile>& tile : tiles) tile->attend(keys, ahead);
         });
         for (std::optional<Tile>& tile : tiles) tile->store();
@@ -126,28 +146,42 @@ class GroupAttention {
     }
 
     /// What is wanted after a tile of keys: the next one, or at the end the rows of the output and
-    /// the first rows of the next item.
+    /// the first rows of the next item; and some keys of another sequence.
     [[nodiscard]] LinesAhead lines_after(const WorkItem& item, const KeyRange& keys,
-                                         const KeyRange& some, const WorkItem* next) const {
+                                         const KeyRange& some, const Later& later) const {
         LinesAhead ahead;
-        if (keys.end < some.end) {
-            add_keys(ahead, item, keys.end);
-        } else {
+        const bool is_last = keys.end == some.end;
+        if (is_last) {
             ahead.add(rows_of(plan_.out, item));
-            if (next != nullptr && !next->is_empty()) {
-                ahead.add(rows_of(plan_.q, *next));
-                const ScoreIndex first = first_query(*next, next->begin);
-                const KeyRange seen = plan_.rules.range(first, {0, plan_.shape.kv_len});
-                if (!seen.is_empty()) add_keys(ahead, *next, seen.begin);
-            }
+            if (!later.next.is_empty()) ahead.add(rows_of(plan_.q, later.next));
+        }
+        if (later.asks_for_tiles()) {
+            const WorkItem& then = is_last ? later.next : item;
+            add_keys(ahead, then, tile_from(is_last ? keys_seen(then).begin : keys.end));
+        }
+        if (!later.elsewhere.is_empty()) {
+            const KeyRange part =
+                keys_seen(later.elsewhere).shares(later.part, later.part + 1, later.parts);
+            add_keys(
+                ahead, later.elsewhere,
+                part.shares(keys.begin - some.begin, keys.end - some.begin, some.end - some.begin));
         }
         return ahead;
     }
 
-    void add_keys(LinesAhead& ahead, const WorkItem& item, Index first) const {
-        const Index count = std::min(key_tile, plan_.shape.kv_len - first);
-        ahead.add(keys_of(item).slice(0, first, count));
-        ahead.add(values_of(item).slice(0, first, count));
+    /// By the first tile of an item.
+    [[nodiscard]] KeyRange keys_seen(const WorkItem& item) const {
+        if (item.is_empty()) return {};
+        return plan_.rules.range(first_query(item, item.begin), {0, plan_.shape.kv_len});
+    }
+    [[nodiscard]] KeyRange tile_from(Index first) const {
+        return {first, std::min(first + key_tile, plan_.shape.kv_len)};
+    }
+
+    void add_keys(LinesAhead& ahead, const WorkItem& item, const KeyRange& keys) const {
+        if (item.is_empty() || keys.is_empty()) return;
+        ahead.add(keys_of(item).slice(0, keys.begin, keys.end - keys.begin));
+        ahead.add(values_of(item).slice(0, keys.begin, keys.end - keys.begin));
     }
 
     [[nodiscard]] auto keys_of(const WorkItem& item) const {
@@ -195,10 +229,7 @@ class FusedAttention {
     void operator()(Index piece, int worker) const {
         const FusedScratch<C> scratch(plan_.shape, memory_ + worker * per_worker_);
         const GroupAttention<Plan, C> group(plan_, kernels_, tiling_);
-        // Each worker takes the next item that nobody has: this one's next is likely so far on.
-        const Index next_index = piece + workers_;
-        const WorkItem next = items_[next_index];
-        group.attend(items_[piece], next_index < items_.count() ? &next : nullptr, scratch);
+        group.attend(items_[piece], items_.later(piece, workers_), scratch);
     }
 
   private:

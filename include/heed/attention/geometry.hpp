@@ -57,6 +57,10 @@ struct KeyRange {
     [[nodiscard]] KeyRange intersect(const KeyRange& other) const {
         return {std::max(begin, other.begin), std::min(end, other.end)};
     }
+    /// From `first` of `all` equal shares to `last`, which is not part of it.
+    [[nodiscard]] KeyRange shares(Index first, Index last, Index all) const {
+        return {begin + (end - begin) * first / all, begin + (end - begin) * last / all};
+    }
     /// The smallest interval that holds both; an empty one adds nothing.
     [[nodiscard]] KeyRange hull(const KeyRange& other) const {
         if (other.is_empty()) return *this;
