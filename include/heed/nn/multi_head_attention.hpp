@@ -250,11 +250,12 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
 
     [[nodiscard]] Call call_of(TensorView<const T, 3> query, TensorView<const T, 3> key,
                                TensorView<const T, 3> value) const;
-    /// The heads of a call side by side, [batch, length, query, key and value heads]. Rows that are
-    /// a power of two apart would share places of the first-level cache.
+    /// The heads of a call side by side, [batch, length, query, key and value heads]. Rows are an
+    /// odd number of cache lines apart, so that those of one head are spread over all places of the
+    /// caches; an even number would leave half of them, or more, to nobody.
     [[nodiscard]] TensorView<T, 3> side_by_side_in(HeadBuffers& buffers, const Call& call) const {
-        constexpr Index line = detail::most_lanes<T>, unlucky = 16 * line;
-        const Index width = rows()[3], row = width % unlucky == 0 ? width + line : width;
+        constexpr Index line = detail::most_lanes<T>;
+        const Index width = rows()[3], row = (detail::pieces(width, line) | 1) * line;
         return buffers.q.view(Shape<3>(call.batch, call.q_len, row)).slice(2, 0, width);
     }
     /// The heads of a call, packed or not, with room for extra keys.
