@@ -12,8 +12,8 @@ struct HeedPeerTrainer {
     HeedPeerTrainer(int threads, std::string_view text)
         : corpus(text),
           state(settings, corpus.alphabet),
-          pool(threads),
-          trainer(settings, corpus, state, pool) {}
+          threads(threads),
+          trainer(settings, corpus, state) {}
 
     /// Those of the example, without its validations, which are no part of a step.
     static char_model::Settings without_validation() {
@@ -25,7 +25,7 @@ struct HeedPeerTrainer {
     char_model::Settings settings = without_validation();
     char_model::Corpus corpus;
     char_model::TrainingState state;
-    heed::ThreadPool pool;
+    int threads;
     char_model::Trainer trainer;
 };
 
@@ -88,8 +88,7 @@ int heed_peer_trainer_batch(const HeedPeerTrainer* trainer, std::int64_t step, s
 /// The next step, and the loss of its batch before it. Returns 0, or 1 on failure.
 int heed_peer_trainer_step(HeedPeerTrainer* trainer, double* loss) {
     return status_of([&] {
-        // The shards of a batch run side by side, each on one thread, as in the example.
-        use_threads(1);
+        use_threads(trainer->threads);
         *loss = trainer->trainer.step();
     });
 }

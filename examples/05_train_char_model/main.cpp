@@ -81,8 +81,8 @@ void require_means(const Options& options) {
 /// validation, so that not even a power cut loses much.
 void train(TrainingState& state, const Settings& settings, const Corpus& corpus,
            const Options& options) {
-    heed::ThreadPool pool(options.threads);
-    Trainer trainer(settings, corpus, state, pool);
+    heed::set_num_threads(options.threads);
+    Trainer trainer(settings, corpus, state);
     const Index first = state.step();
     const Index end = options.stop_after > 0 ? std::min(settings.steps, first + options.stop_after)
                                              : settings.steps;

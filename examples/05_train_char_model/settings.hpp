@@ -20,7 +20,6 @@ struct Settings {
 
     // A step.
     Index batch = 16;  ///< windows of `context` letters
-    Index shards = 4;  ///< parts of a batch that may run on threads of their own; divides it
 
     // The way.
     Index steps = 3000;
@@ -56,7 +55,6 @@ struct Settings {
         visit("hidden_dim", hidden_dim);
         visit("context", context);
         visit("batch", batch);
-        visit("shards", shards);
         visit("steps", steps);
         visit("warmup_steps", warmup_steps);
         visit("peak_rate", peak_rate);

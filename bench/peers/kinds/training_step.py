@@ -22,8 +22,7 @@ NOTES = {
             "on a text of random letters: a whole step of forward pass, cross-entropy, way back, "
             "clipping and AdamW; only products count as work, under the causal mask those of "
             "visible pairs",
-    "heed": "the example's own Trainer; it draws its windows and copies the weights to four shards "
-            "within the step",
+    "heed": "the example's own Trainer; it draws its windows within the step",
     "PyTorch": "the same model written by hand with scaled_dot_product_attention(is_causal=True), "
                "which was faster than nn.TransformerEncoderLayer; AdamW(fused=True), its fastest "
                "way on a CPU; it is given the windows of the same steps",
