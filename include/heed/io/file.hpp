@@ -48,6 +48,7 @@ class FileReader {
     [[nodiscard]] std::string origin() const { return " in '" + name_ + "'"; }
 
     void read(std::span<std::byte> target) {
+        if (target.empty()) return;  // and may have no address, which fread demands
         if (std::fread(target.data(), 1, target.size(), file_.get()) != target.size())
             fail<FormatError>(where_, "the file must not shrink while it is read; found its end",
                               origin());
@@ -107,6 +108,7 @@ class ReplacementFile {
     }
 
     void write(std::span<const std::byte> bytes) {
+        if (bytes.empty()) return;  // and may have no address, which fwrite demands
         if (std::fwrite(bytes.data(), 1, bytes.size(), file_.get()) != bytes.size()) fail_write();
     }
 
