@@ -38,7 +38,7 @@ class KeyChunks {
 /// Rows of features are padded to whole registers of any width.
 template <class C>
 [[nodiscard]] constexpr Index padded(Index count) {
-    return (count + most_lanes<C> - 1) / most_lanes<C> * most_lanes<C>;
+    return pieces(count, most_lanes<C>) * most_lanes<C>;
 }
 
 /// A tile of queries of one head with the gradient of its output, ready for the kernels.

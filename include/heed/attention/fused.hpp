@@ -128,10 +128,12 @@ class GroupAttention {
             lane += tiling.width(t) * kernels_.lanes;
             some = some.hull(tile->some());
         }
+        const KeyRange soon =
+            keys_seen(later.elsewhere).shares(later.part, later.part + 1, later.parts);
         const auto k = keys_of(item), v = values_of(item);
         for_each_key_tile(some, tiling_.first_key(item.sequence), [&](const KeyRange& range) {
             KeyTile<Plan, C> keys(kernels_, k, v, range, scratch);
-            LinesAhead ahead = lines_after(item, range, some, later);
+            LinesAhead ahead = lines_after(item, range, some, later, soon);
             for (std::optional<Tile>& tile : tiles) tile->attend(keys, ahead);
         });
         for (std::optional<Tile>& tile : tiles) tile->store();
@@ -146,9 +148,10 @@ class GroupAttention {
     }
 
     /// What is wanted after a tile of keys: the next one, or at the end the rows of the output and
-    /// the first rows of the next item; and some keys of another sequence.
+    /// the first rows of the next item; and of the keys wanted soon elsewhere a share.
     [[nodiscard]] LinesAhead lines_after(const WorkItem& item, const KeyRange& keys,
-                                         const KeyRange& some, const Later& later) const {
+                                         const KeyRange& some, const Later& later,
+                                         const KeyRange& soon) const {
         LinesAhead ahead;
         const bool is_last = keys.end == some.end;
         if (is_last) {
@@ -159,13 +162,9 @@ class GroupAttention {
             const WorkItem& then = is_last ? later.next : item;
             add_keys(ahead, then, tile_from(is_last ? keys_seen(then).begin : keys.end));
         }
-        if (!later.elsewhere.is_empty()) {
-            const KeyRange part =
-                keys_seen(later.elsewhere).shares(later.part, later.part + 1, later.parts);
-            add_keys(
-                ahead, later.elsewhere,
-                part.shares(keys.begin - some.begin, keys.end - some.begin, some.end - some.begin));
-        }
+        add_keys(
+            ahead, later.elsewhere,
+            soon.shares(keys.begin - some.begin, keys.end - some.begin, some.end - some.begin));
         return ahead;
     }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include "heed/base/pieces.hpp"
 #include "heed/tensor/view.hpp"
 
 namespace heed::inline v0 {
@@ -29,7 +30,7 @@ inline bool reachable(std::span<const Stride> strides, Index distance, int& budg
     for (const Stride& s : strides.subspan(1)) rest += s.bytes * s.most;
     const auto [bytes, most] = strides.front();
     const Index highest = std::min(most, distance / bytes);
-    const Index lowest = distance > rest ? (distance - rest + bytes - 1) / bytes : 0;
+    const Index lowest = distance > rest ? pieces(distance - rest, bytes) : 0;
     for (Index count = highest; count >= lowest; --count)
         if (reachable(strides.subspan(1), distance - count * bytes, budget)) return true;
     return false;
