@@ -13,6 +13,7 @@
 #include "heed/base/thread_pool.hpp"
 #include "heed/heed.hpp"
 #include "support/isas.hpp"
+#include "support/threads.hpp"
 
 namespace {
 
@@ -126,9 +127,8 @@ TEST(Museum, B7_61_SameBitsForEveryNumberOfThreads) {
 TEST(Fused, TheProcessExecutorServesCallsThatNameNone) {
     const Inputs<float> in(4, 200, 200, 32, 32);
     const auto expected = heed::scaled_dot_product_attention(in.q, in.k, in.v);
-    heed::set_num_threads(3);
+    const support::WithThreads several(3);
     const auto parallel = heed::scaled_dot_product_attention(in.q, in.k, in.v);
-    heed::set_num_threads(1);
     EXPECT_TRUE(same_bits(expected, parallel));
 }
 

@@ -11,9 +11,9 @@
 #include "05_train_char_model/checkpoint.hpp"
 #include "05_train_char_model/sampling.hpp"
 #include "05_train_char_model/trainer.hpp"
-#include "heed/base/thread_pool.hpp"
 #include "heed/io/safetensors.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/threads.hpp"
 
 namespace char_model {
 namespace {
@@ -104,10 +104,8 @@ TEST(CharModelTraining, ThreadsChangeNoBit) {
     const Corpus corpus(rhyme);
     const std::string alone = uninterrupted(folder, settings, corpus);
     for (int threads : {2, 3}) {
-        heed::set_num_threads(threads);
-        const bool is_same = uninterrupted(folder, settings, corpus) == alone;
-        heed::set_num_threads(1);
-        EXPECT_TRUE(is_same) << threads;
+        const support::WithThreads shared(threads);
+        EXPECT_TRUE(uninterrupted(folder, settings, corpus) == alone) << threads;
     }
 }
 

@@ -9,10 +9,10 @@
 #include <limits>
 #include <memory>
 
-#include "heed/base/thread_pool.hpp"
 #include "nn/nn_support.hpp"
 #include "nn/reference.hpp"
 #include "support/allocation_counter.hpp"
+#include "support/threads.hpp"
 #include "tensor/strided.hpp"
 
 namespace {
@@ -336,9 +336,10 @@ TYPED_TEST(ScaledDotProductAttentionTest, AllocatesNothingInSteadyState) {
 
     // With the threads of the process as well.
     const Heads<T> worth_it(random, {2, 4, 2, 130, 150, 32, 32});
-    heed::set_num_threads(2);
-    EXPECT_EQ(allocations_in_steady_state(attend, worth_it, small, Causal::bottom_right()), 0u);
-    heed::set_num_threads(1);
+    {
+        const support::WithThreads several(2);
+        EXPECT_EQ(allocations_in_steady_state(attend, worth_it, small, Causal::bottom_right()), 0u);
+    }
 
     // The counter does count: without a kept workspace each call allocates.
     Written<T> out(large);

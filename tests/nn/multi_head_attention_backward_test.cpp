@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "heed/base/thread_pool.hpp"
 #include "heed/nn/multi_head_attention.hpp"
 #include "nn/gradients.hpp"
 #include "support/allocation_counter.hpp"
+#include "support/threads.hpp"
 #include "tensor/strided.hpp"
 
 namespace {
@@ -473,10 +473,11 @@ TEST(MultiHeadAttentionBackward, LargerThanATile) {
     t.forward(mha, heed::Causal::bottom_right());
     t.backward(mha, alone, heed::Causal::bottom_right());
     const auto dkey = values(t.dkey);
-    heed::set_num_threads(2);
-    t.forward(mha, heed::Causal::bottom_right());
-    t.backward(mha, shared, heed::Causal::bottom_right());
-    heed::set_num_threads(1);
+    {
+        const support::WithThreads several(2);
+        t.forward(mha, heed::Causal::bottom_right());
+        t.backward(mha, shared, heed::Causal::bottom_right());
+    }
     EXPECT_EQ(values(t.dkey), dkey);
     EXPECT_EQ(parameters_of(alone), parameters_of(shared));
     const auto parameters = parameters_of(mha), gradients = parameters_of(alone);

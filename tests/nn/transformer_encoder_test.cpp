@@ -5,12 +5,12 @@
 
 #include <gtest/gtest.h>
 
-#include "heed/base/thread_pool.hpp"
 #include "nn/gradients.hpp"
 #include "nn/is_golden.hpp"
 #include "nn/reference.hpp"
 #include "support/allocation_counter.hpp"
 #include "support/golden.hpp"
+#include "support/threads.hpp"
 #include "tensor/strided.hpp"
 
 namespace {
@@ -307,9 +307,10 @@ TYPED_TEST(TransformerEncoderTest, PackedIsPaddedBitForBit) {
 
             // In place, with threads, and in a larger batch: still the same bits.
             Tensor<T, 2> in_place = pack(padded, lengths);
-            heed::set_num_threads(3);
-            encoder.forward_packed(in_place, boundaries(lengths), in_place);
-            heed::set_num_threads(1);
+            {
+                const support::WithThreads shared(3);
+                encoder.forward_packed(in_place, boundaries(lengths), in_place);
+            }
             EXPECT_VERDICT(support::compare_bits(values(in_place), values(packed)));
         }
 }
