@@ -102,4 +102,56 @@ TEST(LinesAhead, NamesItselfWhenNothingIsLeft) {
     EXPECT_EQ(walk.step, 0u);
 }
 
+/// The lines to write that so many calls name, with `count` asks each.
+std::set<std::uintptr_t> lines_to_write(LinesAhead& ahead, int calls, Index count) {
+    std::set<std::uintptr_t> lines;
+    for (int call = 0; call < calls; ++call)
+        for (LinesAhead::Written& written : ahead.written()) {
+            const LinesAhead::Written::Lines some = written.take(count);
+            for (Index n = 0; n < some.count; ++n)
+                lines.insert((some.first + static_cast<std::uintptr_t>(n * some.step)) / line);
+        }
+    return lines;
+}
+
+TEST(LinesAhead, NamesEveryLineToWriteAfterOthersAndNoMore) {
+    const heed::Tensor<double, 3> rows({10, 5, 24});
+    const auto apart = rows.view().select(1, 3);  // 30 lines
+    LinesAhead ahead;
+    ahead.add_written(apart, 300, 100);
+    EXPECT_TRUE(lines_to_write(ahead, 10, 10).empty()) << "too soon";
+    EXPECT_NEAR(static_cast<double>(lines_to_write(ahead, 15, 10).size()), 15, 2);
+    LinesAhead again;
+    again.add_written(apart, 300, 100);
+    const auto lines = lines_to_write(again, 13, 40);
+    expect_all_named<double>(lines, apart);
+    EXPECT_EQ(lines.size(), 30u);
+    EXPECT_EQ(ahead.take(1).first, reinterpret_cast<std::uintptr_t>(&ahead)) << "asked for twice";
+}
+
+TEST(LinesAhead, NamesSeveralResultsSideBySide) {
+    const heed::Tensor<float, 2> a({16, 16}), b({4, 32});
+    LinesAhead ahead;
+    ahead.add_written(TensorView<const float, 2>(a), 64);
+    ahead.add_written(TensorView<const float, 2>(b), 64);
+    ahead.add_written(TensorView<const float, 2>(), 64);
+    EXPECT_NEAR(static_cast<double>(lines_to_write(ahead, 2, 16).size()), 12, 2);
+    const auto left = lines_to_write(ahead, 20, 16);
+    EXPECT_NEAR(static_cast<double>(left.size()), 12, 2);
+}
+
+TEST(LinesAhead, WithoutAsksAResultIsNamedAtOnce) {
+    const heed::Tensor<float, 2> rows({4, 16});
+    LinesAhead ahead;
+    ahead.add_written(TensorView<const float, 2>(rows), 0);
+    expect_all_named<float>(lines_to_write(ahead, 1, 1), rows);
+}
+
+TEST(LinesAhead, ResultsLieElsewhereWhereSeveralWorkersShareWhatIsNear) {
+    const Index most = static_cast<Index>(heed::detail::near_bytes / sizeof(float));
+    EXPECT_FALSE(heed::detail::may_lie_elsewhere(most, sizeof(float), 1));
+    EXPECT_TRUE(heed::detail::may_lie_elsewhere(most, sizeof(float), 2));
+    EXPECT_FALSE(heed::detail::may_lie_elsewhere(most + 1, sizeof(float), 2));
+}
+
 }  // namespace

@@ -108,8 +108,13 @@ inline constexpr std::size_t max_group_tiles = 16;
 template <class Plan, class C>
 class GroupAttention {
   public:
-    GroupAttention(const Plan& plan, const TileKernels<C>& kernels, const QueryTiling& tiling)
-        : plan_(plan), kernels_(kernels), tiling_(tiling) {}
+    GroupAttention(const Plan& plan, const TileKernels<C>& kernels, const QueryTiling& tiling,
+                   int workers)
+        : plan_(plan),
+          kernels_(kernels),
+          tiling_(tiling),
+          lies_elsewhere_(
+              may_lie_elsewhere(plan.out.element_count(), sizeof(*plan.out.data()), workers)) {}
 
     /// The tiles of an item pass over the keys together.
     void attend(const WorkItem& item, const Later& later, const FusedScratch<C>& scratch) const {
@@ -155,7 +160,11 @@ class GroupAttention {
         LinesAhead ahead;
         const bool is_last = keys.end == some.end;
         if (is_last) {
-            ahead.add(rows_of(plan_.out, item));
+            const auto out = rows_of(plan_.out, item);
+            if (lies_elsewhere_)
+                ahead.add_written(out, asks_with(item, keys));
+            else
+                ahead.add(out);
             if (!later.next.is_empty()) ahead.add(rows_of(plan_.q, later.next));
         }
         if (later.asks_for_tiles()) {
@@ -166,6 +175,15 @@ class GroupAttention {
             ahead, later.elsewhere,
             soon.shares(keys.begin - some.begin, keys.end - some.begin, some.end - some.begin));
         return ahead;
+    }
+
+    /// How many lines the products of an item with a tile of keys ask for, where no corners are
+    /// left out.
+    [[nodiscard]] Index asks_with(const WorkItem& item, const KeyRange& keys) const {
+        const Index count = keys.end - keys.begin;
+        const int width = tiling_.tiles_of(item.sequence).width(item.begin);
+        return (item.end - item.begin) * (kernels_.asks(width, count, plan_.shape.head_dim) +
+                                          kernels_.asks(width, plan_.shape.value_dim, count));
     }
 
     /// By the first tile of an item.
@@ -205,6 +223,7 @@ class GroupAttention {
     const Plan& plan_;
     const TileKernels<C>& kernels_;
     const QueryTiling& tiling_;
+    bool lies_elsewhere_;  ///< the output may
 };
 
 /// Attention tile by tile, in pieces that different workers may take. `memory` holds
@@ -227,7 +246,7 @@ class FusedAttention {
 
     void operator()(Index piece, int worker) const {
         const FusedScratch<C> scratch(plan_.shape, memory_ + worker * per_worker_);
-        const GroupAttention<Plan, C> group(plan_, kernels_, tiling_);
+        const GroupAttention<Plan, C> group(plan_, kernels_, tiling_, workers_);
         group.attend(items_[piece], items_.later(piece, workers_), scratch);
     }
 

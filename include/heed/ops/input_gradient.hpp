@@ -182,7 +182,7 @@ class InputGradient {
             ahead.add(block_of(dx_, part));
         else
             ahead.add_evenly(weights.bytes_of(weights.panel(p + 1), part.column, part.columns),
-                             product_asks<C>(width, part.columns, panel.count));
+                             kernels_.asks(width, part.columns, panel.count));
         kernels_.weighted_sums[width - 1](weights.of_inputs(panel, part.column), panel.columns,
                                           part.columns, slopes.data, row, panel.count, sums, row,
                                           ahead);

@@ -30,8 +30,6 @@ inline constexpr Index panel_terms = 128;
 /// The same for few rows and many weights, which wait for memory: what comes from it and what does
 /// not take turns that are shorter than what the processor reads ahead.
 inline constexpr Index panel_terms_of_few = 32, few_panel_rows = 16;
-/// What is read again and again, and is likely to stay in the second-level cache.
-inline constexpr std::size_t near_bytes = std::size_t{768} << 10;
 
 /// So far behind the weights that are read now others are asked for. Those farther would drive from
 /// the second-level cache what every panel reads again.
@@ -60,19 +58,14 @@ void multiply_panel(const C* x, Index x_row, Index rows, const C* panel, Index c
     }
 }
 
-/// How many lines a product of `width` registers asks for.
-template <class C>
-[[nodiscard]] Index product_asks(int width, Index rows, Index terms) {
-    return pieces(rows, tile_kernels<C>().rows_at_once[width - 1]) * terms;
-}
-
 /// How many lines multiply_panel asks for.
 template <class C>
 [[nodiscard]] Index panel_asks(Index rows, Index columns, Index terms) {
-    const LaneTiling passes(columns, tile_kernels<C>().lanes);
+    const TileKernels<C>& kernels = tile_kernels<C>();
+    const LaneTiling passes(columns, kernels.lanes);
     Index asks = 0;
     for (Index pass = 0; pass < passes.count(); ++pass)
-        asks += product_asks<C>(passes.width(pass), rows, terms);
+        asks += kernels.asks(passes.width(pass), rows, terms);
     return asks;
 }
 

@@ -32,6 +32,11 @@ inline constexpr Index product_outputs = ComputeScalar<T> ? 192 : 64;
 /// Rows that go through a packed panel together: as many as may be, so that weights come from
 /// memory a few times only, but fewer where workers would find too little to share.
 inline constexpr Index packed_rows = 128, least_packed_rows = 16, pieces_per_worker = 4;
+/// One worker asks for the result of more rows than these only.
+inline constexpr Index waiting_rows = 32;
+/// Several ask for it with so many last terms of its sums: sooner it would take the place of
+/// weights in the first-level cache.
+inline constexpr Index last_terms = 256;
 /// For up to so many rows it takes less time to pack the weights than to leave lanes empty.
 inline constexpr Index few_rows = 8;
 
@@ -117,7 +122,9 @@ class Product {
           workers_(workers),
           common_(x, y, finish.before, finish.gate_before, finish.residual),
           blocks_(common_, rows_at_once()),
-          tiling_(common_.rows, tile_kernels<C>().lanes) {}
+          tiling_(common_.rows, tile_kernels<C>().lanes),
+          lies_elsewhere_(may_lie_elsewhere(common_.matrices * common_.rows * y.columns(),
+                                            sizeof(T), workers)) {}
 
     [[nodiscard]] Index count() const {
         return is_packed() ? blocks_.count() * weights_.packed->panels()
@@ -158,9 +165,9 @@ class Product {
         const Part part{blocks_.begin(block), blocks_.size(block), panel.first, panel.count};
         StackScratch<C, packed_rows * most> sums, gate;
         LinesAhead ahead;
-        add_lines_of_finish(part, ahead);
         // As many asks as there are steps, of which those for rows take about half.
         Index asks = panel_asks<C>(part.rows, panel.columns, x_.columns());
+        add_lines_of_finish(part, asks, ahead);
         if (p + 1 == packed.panels() && block + 1 < blocks_.count()) {
             ahead.add(x_.block(blocks_.begin(block + 1), blocks_.size(block + 1)));
             asks /= 2;
@@ -175,17 +182,21 @@ class Product {
         finish(part, sums.data, gate.data, panel.columns);
     }
 
-    /// What the last step reads and writes.
-    void add_lines_of_finish(const Part& part, LinesAhead& ahead) const {
-        const auto add = [&](const auto& list) {
-            if (!list.is_absent()) ahead.add(block_of(list, part));
-        };
-        add(y_);
-        const bool is_y = !finish_.residual.is_absent() &&
-                          finish_.residual.first_of(part.row) == y_.first_of(part.row);
-        if (!is_y) add(finish_.residual);
-        add(finish_.before);
-        add(finish_.gate_before);
+    /// What the last step reads and writes. One worker with few rows waits for weights alone.
+    void add_lines_of_finish(const Part& part, Index asks, LinesAhead& ahead) const {
+        if (workers_ == 1 && part.rows <= waiting_rows) return;
+        const Index terms = std::max<Index>(1, x_.columns());
+        const Index last = asks / terms * std::min(terms, last_terms);
+        for (const RowList<T>* list : {&y_, &finish_.before, &finish_.gate_before}) {
+            if (list->is_absent()) continue;
+            if (lies_elsewhere_)
+                ahead.add_written(block_of(*list, part), last, asks - last);
+            else
+                ahead.add(block_of(*list, part));
+        }
+        const RowList<const T>& residual = finish_.residual;
+        if (!residual.is_absent() && residual.first_of(part.row) != y_.first_of(part.row))
+            ahead.add(block_of(residual, part));
     }
 
     /// A tile of rows and some features.
@@ -293,6 +304,7 @@ class Product {
     CommonRows common_;
     RowBlocks blocks_;
     LaneTiling tiling_;
+    bool lies_elsewhere_;  ///< y may
 };
 
 }  // namespace heed::inline v0::detail

@@ -4,17 +4,19 @@
 // compiled with. The text finds HEED_VECTOR_BYTES, HEED_VECTOR_REGISTERS and HEED_ISA_OF_TEXT
 // defined.
 //
+// Every processor with AVX2 executes prefetchw, the first ones (Haswell) without any effect.
+//
 // The options are written out for each set, because neither compiler takes them from a macro.
 
 #if HEED_HAS_X86_KERNELS
 
 namespace avx512 {
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))), \
-                             apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,prfchw"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,prfchw,prefer-vector-width=512")
 #endif
 #define HEED_VECTOR_BYTES 64
 #define HEED_VECTOR_REGISTERS 32
@@ -32,10 +34,11 @@ namespace avx512 {
 
 namespace avx2 {
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,no-avx512f"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,prfchw,no-avx512f"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,no-avx512f")
+#pragma GCC target("avx2,fma,prfchw,no-avx512f")
 #endif
 #define HEED_VECTOR_BYTES 32
 #define HEED_VECTOR_REGISTERS 16

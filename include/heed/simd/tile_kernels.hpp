@@ -36,6 +36,11 @@ struct TileKernels {
     /// and ask for one line at each step.
     int rows_at_once[max_tile_width];
 
+    /// How many lines a product of `width` registers asks for.
+    [[nodiscard]] Index asks(int width, Index rows, Index terms) const {
+        return pieces(rows, rows_at_once[width - 1]) * terms;
+    }
+
     /// tile[d][i] = scale * q[i][d] for i < queries, 0 beyond; q's rows are `stride` apart.
     void (*load_queries)(const T* q, Index stride, Index queries, Index head_dim, T scale, T* tile,
                          Index row);

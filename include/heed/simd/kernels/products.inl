@@ -16,6 +16,18 @@ HEED_INLINE void ask_for(std::uintptr_t address) {
     __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
 }
 
+/// Brings the rows that will soon be written into the first-level cache, as this core's alone where
+/// the instruction set can say so.
+HEED_INLINE void ask_to_write(LinesAhead& ahead, Index asks) {
+    for (LinesAhead::Written& written : ahead.written()) {
+        const LinesAhead::Written::Lines lines = written.take(asks);
+        for (Index n = 0; n < lines.count; ++n)
+            __builtin_prefetch(reinterpret_cast<const void*>(
+                                   lines.first + static_cast<std::uintptr_t>(n * lines.step)),
+                               1);
+    }
+}
+
 /// What a product does with C beside computing it.
 enum class Product { scores, accumulate, begin };
 
@@ -26,6 +38,7 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
     // A single row waits for memory itself, and asking would only make it wait longer.
     constexpr bool asks = rows > 1;
     const LinesAhead::Walk lines = asks ? ahead.take(count) : LinesAhead::Walk{};
+    if constexpr (asks) ask_to_write(ahead, count);
     Pack<T> sum[rows][width];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r)
