@@ -9,7 +9,9 @@
 
 #include "nn/nn_support.hpp"
 #include "nn/reference.hpp"
+#include "support/allocation_counter.hpp"
 #include "support/golden.hpp"
+#include "support/threads.hpp"
 #include "tensor/strided.hpp"
 
 namespace {
@@ -157,6 +159,32 @@ TYPED_TEST(FeedForwardTest, ReusedBuffersChangeNoBit) {
             EXPECT_VERDICT(support::compare_bits(values(reused(x)), values(fresh(x))));
         }
     }
+}
+
+/// In evaluation many rows go block by block through the layers, in training layer by layer.
+TYPED_TEST(FeedForwardTest, ManyRowsHaveTheBitsOfTrainingWithFewerBytes) {
+    using T = TypeParam;
+    Random random;
+    SCOPED_TRACE(random.describe());
+    for (const int threads : {1, 2})
+        for (const bool gated : {false, true}) {
+            const support::WithThreads with(threads);
+            FeedForward<T> layer({.dim = 12, .hidden_dim = 1600, .gated = gated});
+            randomise_parameters(random, layer);
+            layer.pack_weights();
+            FeedForward<T> trained(layer);
+            trained.train();
+            const auto x = random_tensor<T, 3>(random, {3, 241, 12});
+            const auto expected = trained(x);
+            Tensor<T, 3> y(x.shape());
+            const support::AllocationCounter all;
+            layer.forward(x, y);
+            EXPECT_LT(all.bytes(), 3 * 241 * 1600 * sizeof(T) / 2) << "the hidden layer in whole";
+            const support::AllocationCounter again;
+            layer.forward(x, y);
+            EXPECT_EQ(again.count(), 0u);
+            EXPECT_VERDICT(support::compare_bits(values(y), values(expected)));
+        }
 }
 
 TYPED_TEST(FeedForwardTest, ResetDrawsEachLayerByItself) {

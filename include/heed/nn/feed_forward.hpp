@@ -13,6 +13,7 @@
 #include "heed/nn/linear_gradients.hpp"
 #include "heed/nn/state.hpp"
 #include "heed/ops/activation.hpp"
+#include "heed/ops/product_pair.hpp"
 #include "heed/ops/row_parts.hpp"
 
 namespace heed::inline v0 {
@@ -165,22 +166,31 @@ class FeedForward<T>::Forward {
   public:
     Forward(FeedForward& self, TensorView<const T, 3> x, TensorView<T, 3> y,
             detail::RowList<const T> residual, int workers)
-        : self_(self),
-          shape_(x.shape()),
-          hidden_(self.hidden_.view(self.hidden_shape(x.shape()))),
-          expand_(detail::RowList<const T>(x), self.linear1_.product_weights(), hidden_, workers,
-                  finish_of(self, x.shape())),
-          shrink_(hidden_.to_read(), self.linear2_.product_weights(), detail::RowList<T>(y),
-                  workers, detail::ProductFinish<T>{.residual = residual}) {
+        : self_(self), shape_(x.shape()) {
         self.last_.forget();
+        const detail::RowList<const T> in(x);
+        const detail::RowList<T> out(y);
+        const Step expand{self.linear1_.product_weights(), finish_of(self, shape_)};
+        const Step shrink{self.linear2_.product_weights(), {.residual = residual}};
+        const Index width = self.linear1_.out_features();
+        const Index rows = detail::ProductPair<T>::rows_of_block(in.count(), width, workers);
+        if (!self.training() && rows > 0) {
+            const Shape<3> between(workers, rows, width);
+            pair_.emplace(in, expand, self.hidden_.view(between), shrink, out);
+            return;
+        }
+        const detail::RowList<T> hidden(self.hidden_.view(self.hidden_shape(shape_)));
+        expand_.emplace(in, expand.weights, hidden, workers, expand.finish);
         if (self.dropout_.active())
-            drop_.emplace(self.dropout_.current(), hidden_.to_read(), hidden_);
+            drop_.emplace(self.dropout_.current(), hidden.to_read(), hidden);
+        shrink_.emplace(hidden.to_read(), shrink.weights, out, workers, shrink.finish);
     }
 
     void add_to(detail::Stages& stages) const {
-        stages.then(expand_.count(), expand_);
+        if (pair_) return stages.then(pair_->count(), *pair_);
+        stages.then(expand_->count(), *expand_);
         if (drop_) stages.then(drop_->count(), *drop_);
-        stages.then(shrink_.count(), shrink_);
+        stages.then(shrink_->count(), *shrink_);
     }
 
     /// After the stages have run.
@@ -190,6 +200,8 @@ class FeedForward<T>::Forward {
     }
 
   private:
+    using Step = typename detail::ProductPair<T>::Step;
+
     /// The activation, and in training what it is applied to.
     static detail::ProductFinish<T> finish_of(FeedForward& self, const Shape<3>& x) {
         const auto kept = [&](detail::ReusableBuffer<T>& buffer) {
@@ -205,10 +217,10 @@ class FeedForward<T>::Forward {
 
     FeedForward& self_;
     Shape<3> shape_;
-    detail::RowList<T> hidden_;
-    detail::Product<T> expand_;
+    std::optional<detail::ProductPair<T>> pair_;  ///< in evaluation, of many rows; else:
+    std::optional<detail::Product<T>> expand_;
     std::optional<detail::DropoutRows<T>> drop_;
-    detail::Product<T> shrink_;
+    std::optional<detail::Product<T>> shrink_;
 };
 
 /// One backward, checked and ready to run: dx = residual + the gradient of x. x is that of the last
