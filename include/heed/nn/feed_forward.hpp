@@ -48,7 +48,9 @@ class FeedForward : public Module<FeedForward<T>> {
     [[nodiscard]] bool training() const { return dropout_.training(); }
 
     /// x and y are [batch, length, dim]. In evaluation they may be the same memory; in training
-    /// they must not overlap. Throws ShapeError or ArgumentError before y is written.
+    /// they must not overlap. Memory: hidden_dim numbers for each row, or in evaluation, where
+    /// there are many rows, for at most 128 of each worker; in training two or three times as many.
+    /// Throws ShapeError or ArgumentError before y is written.
     void forward(TensorView<const T, 3> x, TensorView<T, 3> y) {
         check(x, y);
         const detail::Workers workers(multiply_adds(x.shape()));
