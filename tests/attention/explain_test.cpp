@@ -282,8 +282,9 @@ TEST(Explain, CountsWhatTheKernelsAreAskedFor) {
             std::vector<float> memory(heed::detail::FusedScratch<float>::element_count(s).bytes());
             const heed::detail::FusedScratch<float> scratch(s, memory.data());
             const heed::detail::QueryTiling tiling(s.q_len, plan.rules.documents(), kernels.lanes);
-            const heed::detail::GroupAttention<decltype(plan), float> groups(plan, kernels, tiling);
             const int workers = static_cast<int>(random.integer(1, 2));
+            const heed::detail::GroupAttention<decltype(plan), float> groups(plan, kernels, tiling,
+                                                                             workers);
             const heed::detail::Schedule items(plan, tiling, kernels.lanes, workers);
             for (Index i = 0; i < items.count(); ++i)
                 groups.attend(items[i], items.later(i, workers), scratch);
