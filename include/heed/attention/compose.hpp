@@ -34,6 +34,13 @@ concept BindableScoreRule = requires(const P& part, const AttentionShape& shape)
 template <class P>
 concept ScorePart = BindableScoreRule<P> || ScoreFunction<P>;
 
+/// A mask that exists for some elements of a batch alone, too: layers may take a large batch in
+/// parts then, whose rows between the stages stay near.
+template <class P>
+concept DividesByBatch = requires(const P& part, Index n) {
+    { part.part_of_batch(n, n) } -> std::same_as<P>;
+};
+
 namespace detail {
 
 /// A user's function as a rule: it needs no sizes.
@@ -426,6 +433,15 @@ struct ScoreRules {
             [&](const auto&... part) {
                 return detail::BoundRules<decltype(detail::bind_part(part, shape, common))...>{
                     {detail::bind_part(part, shape, common)...}};
+            },
+            parts);
+    }
+
+    [[nodiscard]] ScoreRules part_of_batch(Index first, Index count) const
+        requires(DividesByBatch<Parts>&&...) {
+        return std::apply(
+            [&](const auto&... part) {
+                return ScoreRules{std::tuple<Parts...>(part.part_of_batch(first, count)...)};
             },
             parts);
     }

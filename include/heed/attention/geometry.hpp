@@ -193,6 +193,15 @@ class Alignment {
         return result;
     }
 
+    /// The same for some elements of a batch.
+    [[nodiscard]] Alignment part_of_batch(Index first, Index count) const {
+        Alignment part = *this;
+        if (kind_ == Kind::offsets)
+            part.offsets_ =
+                offsets_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+        return part;
+    }
+
     [[nodiscard]] bool is_named() const { return kind_ != Kind::unnamed; }
 
     /// This alignment; what it leaves open (its name, the documents) is as in the other one.

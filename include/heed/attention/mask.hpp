@@ -90,6 +90,12 @@ template <class T, int Rank>
         return to_rank_4(view.unsqueeze());
 }
 
+/// Some elements of the batch of a tensor that is the same for all, or has each.
+template <class T>
+[[nodiscard]] TensorView<T, 4> part_of_batch(TensorView<T, 4> view, Index first, Index count) {
+    return view.extent(0) == 1 ? view : view.slice(0, first, count);
+}
+
 /// [batch, kv_len] as [batch, 1, 1, kv_len].
 template <class T>
 [[nodiscard]] TensorView<T, 4> per_key(TensorView<T, 2> view) {
@@ -115,6 +121,9 @@ struct Causal {
     [[nodiscard]] detail::CausalRule bind(const AttentionShape& shape, Alignment common) const {
         return {alignment.or_else(common).resolve("Causal", shape)};
     }
+    [[nodiscard]] Causal part_of_batch(Index first, Index count) const {
+        return {alignment.part_of_batch(first, count)};
+    }
 };
 
 /// Query i at position p = i + offset sees key j when p - left <= j <= p + right, both inclusive.
@@ -128,6 +137,9 @@ struct SlidingWindow {
     [[nodiscard]] detail::WindowRule bind(const AttentionShape& shape, Alignment common) const {
         return {alignment.or_else(common).resolve("SlidingWindow", shape), width("left", left),
                 width("right", right)};
+    }
+    [[nodiscard]] SlidingWindow part_of_batch(Index first, Index count) const {
+        return {left, right, alignment.part_of_batch(first, count)};
     }
 
   private:
@@ -156,6 +168,9 @@ struct KeyLengths {
                 detail::fail<ArgumentError>("KeyLengths", "a length must be in [0, kv_len]; found ",
                                             length, ", kv_len ", shape.kv_len);
         return {lengths};
+    }
+    [[nodiscard]] KeyLengths part_of_batch(Index first, Index count) const {
+        return {lengths.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count))};
     }
 };
 
@@ -203,6 +218,9 @@ class AttendWhere {
                                                     const Alignment&) const {
         return {broadcast_to(mask_, detail::score_shape(shape), "AttendWhere", "the mask")};
     }
+    [[nodiscard]] AttendWhere part_of_batch(Index first, Index count) const {
+        return AttendWhere(detail::part_of_batch(mask_, first, count));
+    }
 
   private:
     TensorView<const Flag, 4> mask_;
@@ -219,6 +237,9 @@ class BlockWhere {
     [[nodiscard]] detail::FlagRule<Flag, false> bind(const AttentionShape& shape,
                                                      const Alignment&) const {
         return {broadcast_to(mask_, detail::score_shape(shape), "BlockWhere", "the mask")};
+    }
+    [[nodiscard]] BlockWhere part_of_batch(Index first, Index count) const {
+        return BlockWhere(detail::part_of_batch(mask_, first, count));
     }
 
   private:

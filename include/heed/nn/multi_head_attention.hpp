@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "heed/nn/attention.hpp"
+#include "heed/nn/batch_parts.hpp"
 #include "heed/nn/extra_keys.hpp"
 #include "heed/nn/layers.hpp"
 #include "heed/nn/multi_head_attention_options.hpp"
@@ -161,6 +162,14 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
     /// Of one forward.
     [[nodiscard]] double multiply_adds(const Shape<3>& query, const Shape<3>& key) const;
 
+    /// How many elements of a batch a forward takes at once: all in training, with other outputs,
+    /// or with a mask that does not divide. If not all, the mask has been checked for the whole
+    /// batch, and what forward throws for it is thrown.
+    template <ScorePart Mask>
+    [[nodiscard]] Index elements_at_once(const Shape<3>& query, const Shape<3>& key,
+                                         const Mask& mask, const Outputs& outputs,
+                                         int workers) const;
+
     /// forward and backward as stages of a larger layer, which has a residual.
     template <ScorePart Mask>
     class Forward;
@@ -248,6 +257,7 @@ class MultiHeadAttention : public Module<MultiHeadAttention<T>> {
                           q_norm_weight_.shape(), q_norm_bias_.shape());
     }
 
+    [[nodiscard]] AttentionShape attention_shape(const Shape<3>& query, const Shape<3>& key) const;
     [[nodiscard]] Call call_of(TensorView<const T, 3> query, TensorView<const T, 3> key,
                                TensorView<const T, 3> value) const;
     /// The heads of a call side by side, [batch, length, query, key and value heads]. Rows are an
@@ -489,16 +499,42 @@ detail::Heads<T> MultiHeadAttention<T>::heads_in(HeadBuffers& buffers, const Cal
 
 template <ComputeScalar T>
 double MultiHeadAttention<T>::multiply_adds(const Shape<3>& query, const Shape<3>& key) const {
-    const auto& o = options_;
-    const AttentionShape shape{.batch = query[0],
-                               .heads = o.num_heads,
-                               .kv_heads = o.num_kv_heads,
-                               .q_len = query[1],
-                               .kv_len = key[1],
-                               .head_dim = o.head_dim,
-                               .value_dim = o.value_head_dim};
-    return detail::multiply_adds(query, query_width() + (o.out_projection ? attended_width() : 0)) +
-           detail::multiply_adds(key, rows()[3] - query_width()) + detail::multiply_adds(shape);
+    const Index attended = options_.out_projection ? attended_width() : 0;
+    return detail::multiply_adds(query, query_width() + attended) +
+           detail::multiply_adds(key, rows()[3] - query_width()) +
+           detail::multiply_adds(attention_shape(query, key));
+}
+
+template <ComputeScalar T>
+AttentionShape MultiHeadAttention<T>::attention_shape(const Shape<3>& query,
+                                                      const Shape<3>& key) const {
+    return {.batch = query[0],
+            .heads = options_.num_heads,
+            .kv_heads = options_.num_kv_heads,
+            .q_len = query[1],
+            .kv_len = key[1],
+            .head_dim = options_.head_dim,
+            .value_dim = options_.value_head_dim};
+}
+
+template <ComputeScalar T>
+template <ScorePart Mask>
+Index MultiHeadAttention<T>::elements_at_once(const Shape<3>& query, const Shape<3>& key,
+                                              const Mask& mask, const Outputs& outputs,
+                                              int workers) const {
+    const bool are_wanted = detail::is_wanted(outputs.weights) ||
+                            detail::is_wanted(outputs.averaged_weights) ||
+                            detail::is_wanted(outputs.lse);
+    if (!DividesByBatch<Mask> || training() || are_wanted) return query[0];
+    const Index numbers = query[1] * query_width() + key[1] * (rows()[3] - query_width());
+    const Index at_once = detail::elements_at_once(
+        query[0], query[1], numbers * static_cast<Index>(sizeof(T)), workers);
+    if (at_once < query[0]) {
+        AttentionShape shape = attention_shape(query, key);
+        shape.kv_len += extra_keys();
+        (void)detail::with_extra_keys(mask, extra_keys()).bind(shape);
+    }
+    return at_once;
 }
 
 template <ComputeScalar T>

@@ -153,13 +153,18 @@ void MultiHeadAttention<T>::forward(TensorView<const T, 3> query, TensorView<con
     check_outputs(query, key, value, out, outputs);
     last_.forget();
     const detail::Workers workers(multiply_adds(query.shape(), key.shape()));
-    const Forward<Mask> forward(*this, query, key, value, out, mask, outputs, {},
-                                workers.executor.concurrency());
-    detail::Stages stages;
-    forward.add_to(stages);
-    forward.begin();
-    stages.run(workers.executor);
-    forward.finish();
+    const int concurrency = workers.executor.concurrency();
+    const Index at_once = elements_at_once(query.shape(), key.shape(), mask, outputs, concurrency);
+    detail::for_each_batch_part(
+        query.extent(0), at_once, mask, [&](const detail::BatchPart& part, const Mask& part_mask) {
+            const Forward<Mask> forward(*this, part(query), part(key), part(value), part(out),
+                                        part_mask, outputs, {}, concurrency);
+            detail::Stages stages;
+            forward.add_to(stages);
+            forward.begin();
+            stages.run(workers.executor);
+            forward.finish();
+        });
 }
 
 }  // namespace heed::inline v0

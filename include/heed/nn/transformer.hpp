@@ -116,12 +116,19 @@ class TransformerEncoderLayer : public Module<TransformerEncoderLayer<T>> {
         check(x, y, outputs);
         last_.forget();
         const detail::Workers workers(multiply_adds(x.shape()));
-        const Forward<Mask> forward(*this, x, y, mask, outputs, workers.executor.concurrency());
-        detail::Stages stages;
-        forward.add_to(stages);
-        forward.begin();
-        stages.run(workers.executor);
-        forward.finish();
+        const int concurrency = workers.executor.concurrency();
+        const Index at_once =
+            attention_.elements_at_once(x.shape(), x.shape(), mask, outputs, concurrency);
+        detail::for_each_batch_part(
+            x.extent(0), at_once, mask, [&](const detail::BatchPart& part, const Mask& part_mask) {
+                const Forward<Mask> forward(*this, part(x), part(y), part_mask, outputs,
+                                            concurrency);
+                detail::Stages stages;
+                forward.add_to(stages);
+                forward.begin();
+                stages.run(workers.executor);
+                forward.finish();
+            });
     }
 
     /// From dy, the gradient of the output: adds to the parameters of `gradients` (see
