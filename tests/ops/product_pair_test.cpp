@@ -18,11 +18,11 @@ using heed::Index;
 using heed::Tensor;
 using heed::TensorView;
 using heed::detail::PackedWeights;
-using heed::detail::Product;
 using heed::detail::ProductFinish;
 using heed::detail::ProductPair;
 using heed::detail::ProductWeights;
 using heed::detail::RowList;
+using matrices::multiply;
 using matrices::random_matrix;
 using matrices::random_row;
 using support::elements;
@@ -78,11 +78,8 @@ TYPED_TEST(ProductPairOf, GivesTheBitsOfTheProductsApart) {
         ProductFinish<T> add;
         if (random.chance(0.5)) add.residual = rows(x);
 
-        Tensor<T, 2> hidden({count, between}), expected({count, out});
-        const Product<T> first(rows(x), w1.use(), RowList<T>(hidden.view()), 1, activate);
-        for (Index i = 0; i < first.count(); ++i) first(i, 0);
-        const Product<T> second(rows(hidden), w2.use(), RowList<T>(expected.view()), 1, add);
-        for (Index i = 0; i < second.count(); ++i) second(i, 0);
+        const Tensor<T, 2> hidden = multiply<T>(x, w1.use(), activate);
+        const Tensor<T, 2> expected = multiply<T>(hidden, w2.use(), add);
 
         const Index block = 8 * random.integer(1, 20);
         const bool in_place = random.chance(0.3);

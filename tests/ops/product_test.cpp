@@ -37,22 +37,11 @@ using heed::detail::Product;
 using heed::detail::ProductFinish;
 using heed::detail::ProductWeights;
 using heed::detail::RowList;
+using matrices::multiply;
 using matrices::random_matrix;
 using matrices::random_row;
 using support::elements;
 using support::Random;
-
-template <class T>
-Tensor<T, 2> multiply(TensorView<const T, 2> x, const ProductWeights<T>& weights,
-                      const ProductFinish<T>& finish = {}, int workers = 1) {
-    const Index outputs =
-        weights.packed != nullptr ? weights.packed->outputs() : weights.weight.extent(0);
-    Tensor<T, 2> y({x.extent(0), outputs});
-    heed::ThreadPool pool(workers);
-    const Product<T> product(RowList<const T>(x), weights, RowList<T>(y.view()), workers, finish);
-    pool.parallel_for(product.count(), product);
-    return y;
-}
 
 template <class T>
 class ProductOf : public ::testing::Test {
