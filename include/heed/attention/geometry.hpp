@@ -151,6 +151,12 @@ class QueryPosition {
     std::size_t edge_ = 0;
 };
 
+/// Of numbers of which each element of a batch has one.
+[[nodiscard]] inline std::span<const Index> part_of_batch(std::span<const Index> numbers,
+                                                          Index first, Index count) {
+    return numbers.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+}
+
 }  // namespace detail
 
 /// Where the queries stand on the key axis: query i is at position i + offset. Causal masks,
@@ -196,9 +202,7 @@ class Alignment {
     /// The same for some elements of a batch.
     [[nodiscard]] Alignment part_of_batch(Index first, Index count) const {
         Alignment part = *this;
-        if (kind_ == Kind::offsets)
-            part.offsets_ =
-                offsets_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+        if (kind_ == Kind::offsets) part.offsets_ = detail::part_of_batch(offsets_, first, count);
         return part;
     }
 

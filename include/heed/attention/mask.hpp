@@ -170,7 +170,7 @@ struct KeyLengths {
         return {lengths};
     }
     [[nodiscard]] KeyLengths part_of_batch(Index first, Index count) const {
-        return {lengths.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count))};
+        return {detail::part_of_batch(lengths, first, count)};
     }
 };
 

@@ -35,13 +35,14 @@ struct BatchPart {
 /// A mask that does not divide goes with the whole batch.
 template <ScorePart Mask, class F>
 void for_each_batch_part(Index batch, Index at_once, const Mask& mask, const F& f) {
-    if constexpr (DividesByBatch<Mask>) {
-        for (Index first = 0; at_once < batch && first < batch; first += at_once) {
-            const Index count = std::min(at_once, batch - first);
-            f(BatchPart{first, count}, mask.part_of_batch(first, count));
+    if constexpr (DividesByBatch<Mask>)
+        if (at_once < batch) {
+            for (Index first = 0; first < batch; first += at_once) {
+                const Index count = std::min(at_once, batch - first);
+                f(BatchPart{first, count}, mask.part_of_batch(first, count));
+            }
+            return;
         }
-        if (at_once < batch) return;
-    }
     f(BatchPart{0, batch}, mask);
 }
 

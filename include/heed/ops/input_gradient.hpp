@@ -85,8 +85,8 @@ class InputGradient {
     /// in the second-level cache are as near in place, where sums are longer.
     [[nodiscard]] Way chosen_way() const {
         if (common_.rows <= few_rows) return Way::row_by_row;
-        const auto bytes = static_cast<std::size_t>(weights_.matrix.element_count()) * sizeof(C);
-        const bool is_better_packed = common_.rows < packed_rows || bytes > near_bytes;
+        const bool is_better_packed =
+            common_.rows < packed_rows || !is_near(weights_.matrix.element_count(), sizeof(C));
         return !weights_.packed.empty() && is_better_packed ? Way::packed : Way::tile_by_tile;
     }
     [[nodiscard]] Index all_row_tiles() const { return common_.matrices * row_tiles_.count(); }

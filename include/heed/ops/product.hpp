@@ -123,8 +123,7 @@ class Product {
           common_(x, y, finish.before, finish.gate_before, finish.residual),
           blocks_(common_, rows_at_once()),
           tiling_(common_.rows, tile_kernels<C>().lanes),
-          lies_elsewhere_(may_lie_elsewhere(common_.matrices * common_.rows * y.columns(),
-                                            sizeof(T), workers)) {}
+          lies_elsewhere_(may_lie_elsewhere(y.count() * y.columns(), sizeof(T), workers)) {}
 
     [[nodiscard]] Index count() const {
         return is_packed() ? blocks_.count() * weights_.packed->panels()
@@ -149,9 +148,7 @@ class Product {
         Index rows = packed_rows;
         if (!is_packed()) return rows;
         // Every panel reads them again.
-        const std::size_t bytes = static_cast<std::size_t>(x_.columns()) * sizeof(C);
-        while (rows > least_packed_rows && static_cast<std::size_t>(rows) * bytes > near_bytes)
-            rows /= 2;
+        while (rows > least_packed_rows && !is_near(rows * x_.columns(), sizeof(C))) rows /= 2;
         const Index panels = weights_.packed->panels() * common_.matrices;
         return shared_out(rows, least_packed_rows, workers_,
                           [&](Index n) { return pieces(common_.rows, n) * panels; });

@@ -23,7 +23,7 @@ class ProductPair {
     /// blocks, or all rows between fit near.
     [[nodiscard]] static Index rows_of_block(Index rows, Index between, int workers) {
         Index most = packed_rows;
-        while (most > least_rows && may_be_far(most, between)) most /= 2;
+        while (most > least_rows && !is_near(most * between, sizeof(T))) most /= 2;
         most = shared_out(most, least_rows, workers, [&](Index n) { return pieces(rows, n); });
         // As many for each worker, of rows that go through a product together.
         const Index blocks = pieces(pieces(rows, most), workers) * workers;
@@ -55,10 +55,6 @@ class ProductPair {
   private:
     /// Of fewer, the weights would be read too often.
     static constexpr Index least_rows = 64;
-
-    [[nodiscard]] static bool may_be_far(Index rows, Index columns) {
-        return static_cast<std::size_t>(rows * columns) * sizeof(T) > near_bytes;
-    }
 
     template <class U>
     [[nodiscard]] static RowList<U> rows(const RowList<U>& list, Index row, Index count) {

@@ -19,9 +19,14 @@ namespace heed::inline v0::detail {
 /// So much memory is likely to stay in the second-level cache of a core that uses all of it.
 inline constexpr std::size_t near_bytes = std::size_t{768} << 10;
 
+/// Whether so many elements of a size in bytes are no more than that.
+[[nodiscard]] constexpr bool is_near(Index elements, std::size_t size) {
+    return static_cast<std::size_t>(elements) * size <= near_bytes;
+}
+
 /// Whether a result may lie in the caches of other workers, which have read it after the last call.
 [[nodiscard]] constexpr bool may_lie_elsewhere(Index elements, std::size_t size, int workers) {
-    return workers > 1 && static_cast<std::size_t>(elements) * size <= near_bytes;
+    return workers > 1 && is_near(elements, size);
 }
 
 class LinesAhead {
@@ -51,6 +56,13 @@ class LinesAhead {
             Index step, count;
         };
 
+        Written() = default;
+        Written(const Block& block, Index asks, Index wait)
+            : block_(block),
+              rate_(pieces(block.rows * block.columns * one, std::max<Index>(1, asks))),
+              wait_(wait),
+              row_(0) {}
+
         /// The lines to ask for together with the next `asks` lines that are to be read.
         [[nodiscard]] Lines take(Index asks) {
             wait_ -= asks;
@@ -68,7 +80,6 @@ class LinesAhead {
         }
 
       private:
-        friend LinesAhead;
         static constexpr Index one = 256;
 
         Block block_;
@@ -81,12 +92,11 @@ class LinesAhead {
     template <class T>
     void add(TensorView<T, 2> rows) {
         if (rows.empty() || !rows.has_contiguous_rows()) return;
-        constexpr auto size = static_cast<Index>(sizeof(T));
-        const Index row_bytes = rows.extent(1) * size;
-        const Index stride = rows.stride(0) * size;
-        const auto first = reinterpret_cast<std::uintptr_t>(rows.data());
-        append(stride == row_bytes ? Block{first, line, pieces(rows.extent(0) * row_bytes, line), 1}
-                                   : Block{first, stride, rows.extent(0), pieces(row_bytes, line)});
+        const Block block = block_of_rows(rows);
+        const Index row_bytes = rows.extent(1) * static_cast<Index>(sizeof(T));
+        append(block.stride == row_bytes
+                   ? Block{block.first, line, pieces(block.rows * row_bytes, line), 1}
+                   : block);
     }
 
     /// Appends memory, asked for evenly by so many asks; if these are fewer than its lines, the
@@ -107,14 +117,7 @@ class LinesAhead {
     void add_written(TensorView<T, 2> rows, Index asks, Index wait = 0) {
         if (rows.empty() || !rows.has_contiguous_rows()) return;
         HEED_ASSERT(written_size_ < written_.size());
-        constexpr auto size = static_cast<Index>(sizeof(T));
-        const Block block{reinterpret_cast<std::uintptr_t>(rows.data()), rows.stride(0) * size,
-                          rows.extent(0), pieces(rows.extent(1) * size, line)};
-        Written& written = written_[written_size_++];
-        written.block_ = block;
-        written.rate_ = pieces(block.rows * block.columns * Written::one, std::max<Index>(1, asks));
-        written.wait_ = wait;
-        written.row_ = 0;
+        written_[written_size_++] = Written(block_of_rows(rows), asks, wait);
     }
 
     [[nodiscard]] std::span<Written> written() { return {written_.data(), written_size_}; }
@@ -141,6 +144,14 @@ class LinesAhead {
     }
 
   private:
+    /// Each row in lines of its own.
+    template <class T>
+    [[nodiscard]] static Block block_of_rows(TensorView<T, 2> rows) {
+        constexpr auto size = static_cast<Index>(sizeof(T));
+        return {reinterpret_cast<std::uintptr_t>(rows.data()), rows.stride(0) * size,
+                rows.extent(0), pieces(rows.extent(1) * size, line)};
+    }
+
     void append(const Block& block) {
         HEED_ASSERT(size_ < blocks_.size());
         blocks_[size_++] = block;
