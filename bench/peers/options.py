@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 import contest
-from kinds import KINDS, encoder
+from kinds import KINDS, encoder, linear
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 
@@ -24,6 +24,15 @@ def masks(text):
     if unknown := set(text.split(",")) - set(names):
         raise argparse.ArgumentTypeError(f"it is no or yes, not {', '.join(sorted(unknown))}")
     return [names[part] for part in text.split(",")]
+
+
+def features(text):
+    parts = text.split(",")
+    for part in parts:
+        sizes = linear.sizes(part)
+        if len(sizes) != 2 or min(sizes) < 1:
+            raise argparse.ArgumentTypeError(f"each is INPUTSxOUTPUTS, as 768x3072, not {part}")
+    return parts
 
 
 def texts(text):
@@ -53,6 +62,8 @@ AXES = {
     "batches": (numbers, "N,N", "sequences or sentences that are computed together"),
     "causal": (masks, "no,yes", "with a causal mask"),
     "texts": (texts, "N,mixed,sorted", "sentences of N tokens, or of several lengths"),
+    "rows": (numbers, "N,N", "of a product"),
+    "features": (features, "KxN,KxN", "inputs and outputs of a product"),
     "threads": (numbers, "N,N", "of every contender"),
 }
 

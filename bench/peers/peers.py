@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Is heed faster than PyTorch and ONNX Runtime? Runs all of them in turn, in one process: attention
-alone, a layer of multi-head attention, a sentence encoder, a step of training.
+alone, a product, a layer of multi-head attention, a sentence encoder, a step of training.
 
 Checks that the results agree, then writes peers.md (a table for each kind, the worst row first),
 peers.json and, if gnuplot is installed, pictures. `make peers` builds what it needs and runs it.

@@ -22,10 +22,11 @@ import options  # noqa: E402
 import pictures  # noqa: E402
 import report  # noqa: E402
 from kinds import attention as attention_kind  # noqa: E402
-from kinds import KINDS, encoder, layer, training_step  # noqa: E402
+from kinds import KINDS, encoder, layer, linear, training_step  # noqa: E402
 from kinds.attention import AttentionCase  # noqa: E402
 from kinds.encoder import EncoderCase  # noqa: E402
 from kinds.layer import LayerCase  # noqa: E402
+from kinds.linear import LinearCase  # noqa: E402
 from kinds.training_step import TrainingStepCase  # noqa: E402
 
 CASE = AttentionCase(length=3, heads=2, head_dim=5, causal=True, threads=1)
@@ -114,6 +115,21 @@ class AttentionCases(unittest.TestCase):
         self.assertEqual(cases[0], AttentionCase(32, 1, 64, True, 1))
 
 
+class LinearCases(unittest.TestCase):
+    def test_the_way_back_has_two_more_products(self):
+        case = LinearCase(rows=3, inputs=4, outputs=5, threads=1)
+        self.assertEqual(case.flops, 2 * 3 * 4 * 5)
+        training = dataclasses.replace(case, pass_name="training")
+        self.assertEqual(training.flops, 3 * case.flops)
+        self.assertEqual(case.cells["K x N"], "4 x 5")
+
+    def test_the_grid_has_every_combination(self):
+        cases = linear.cases(linear.GRID, linear.PASSES)
+        self.assertEqual(len(cases), 6 * 7 * 2 * 2)
+        self.assertIn(LinearCase(32, 768, 3072, 2, "training"), cases)
+        self.assertNotIn(LinearCase(32, 384, 3072, 2), cases)
+
+
 class LayerCases(unittest.TestCase):
     def test_projections_and_attention_count(self):
         tokens, pairs = 2 * 4, 2 * 4 * 4
@@ -197,6 +213,10 @@ class Options(unittest.TestCase):
                            "--threads", "2", "--pass", "forward")
         self.assertEqual(set(cases), {LayerCase(256, 4, 16, 1, 2), EncoderCase("16", 1, 2),
                                       EncoderCase("mixed", 1, 2)})
+        products = self.cases("--what", "linear", "--rows", "3", "--features", "4x5,5x4",
+                              "--threads", "1", "--pass", "training")
+        self.assertEqual(set(products), {LinearCase(3, 4, 5, 1, "training"),
+                                         LinearCase(3, 5, 4, 1, "training")})
 
     def test_what_cannot_be_meant_is_refused(self):
         self.assertIn("--head-dims says nothing about layer",
@@ -207,6 +227,10 @@ class Options(unittest.TestCase):
                       self.refused("--what", "encoder", "--pass", "training"))
         self.assertIn("not layers", self.refused("--what", "layers"))
         self.assertIn("not 513", self.refused("--what", "encoder", "--texts", "16,513"))
+        for wrong in ("4", "4x", "4x5x6", "0x4", "-4x4", "axb"):
+            with self.subTest(wrong):
+                self.assertIn(f"not {wrong}",
+                              self.refused("--what", "linear", f"--features=4x5,{wrong}"))
 
 
 class Agreement(unittest.TestCase):
@@ -239,6 +263,42 @@ class Agreement(unittest.TestCase):
         self.assertLess(long, 1e-4)
         self.assertLess(short, long)
         self.assertLess(long, 4 * short)
+
+
+class LinearAgreement(unittest.TestCase):
+    """A product of rows and weights that are waves."""
+
+    rows, terms, outputs = 3, 64, 5
+
+    def product(self, rounded=float, *, bias=True, shift=0):
+        def wave(n):
+            return as_float(math.sin(7 * n * n + n))
+
+        result = []
+        for i in range(self.rows):
+            for o in range(self.outputs):
+                total = 0.0
+                for k in range(self.terms):
+                    weight = wave(1000 + o * self.terms + k + shift)
+                    total = rounded(total + rounded(wave(i * self.terms + k) * weight))
+                result.append(rounded(total + bias * wave(2000 + o)))
+        return result
+
+    def setUp(self):
+        self.right = self.product()
+        self.allowed = linear.tolerance(self.terms, max(map(abs, self.right)))
+
+    def difference(self, *rounded, **wrong):
+        return largest_difference(self.product(*rounded, **wrong), self.right)
+
+    def test_float_is_allowed(self):
+        self.assertLess(self.difference(as_float), self.allowed)
+        self.assertGreater(self.difference(as_float), self.allowed / 100)
+
+    def test_wrong_products_are_refused(self):
+        for wrong in ({"bias": False}, {"shift": 1}):
+            with self.subTest(**wrong):
+                self.assertGreater(self.difference(**wrong), 1e3 * self.allowed)
 
 
 class GradientAgreement(unittest.TestCase):

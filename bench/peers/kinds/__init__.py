@@ -4,6 +4,6 @@ Standard library only. Each module has NAME, PASSES, GRID and QUICK_GRID (values
 cases(axes, passes), NOTES for the report, and PLOT, or None, for bench/peers/plot.gp.
 """
 
-from kinds import attention, encoder, layer, training_step
+from kinds import attention, encoder, layer, linear, training_step
 
-KINDS = {kind.NAME: kind for kind in (attention, layer, encoder, training_step)}
+KINDS = {kind.NAME: kind for kind in (attention, linear, layer, encoder, training_step)}
