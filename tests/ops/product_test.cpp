@@ -56,7 +56,9 @@ TYPED_TEST(ProductOf, PackedWeightsGiveTheBitsOfWeightsInPlace) {
     Random& random = this->source;
     SCOPED_TRACE(random.describe());
     for (int trial = 0; trial < 60; ++trial) {
-        const Index rows = random.integer(1, 150), in = random.integer(0, 300);
+        // Panels of one part and of several, blocks of rows of one product and of more.
+        const Index rows = random.integer(1, random.chance(0.1) ? 1100 : 150);
+        const Index in = random.integer(0, random.chance(0.1) ? 1700 : 300);
         const Index out = random.integer(1, 200);
         const auto x = random_matrix<T>(random, rows, in), w = random_matrix<T>(random, out, in);
         const auto b = random_row<T>(random, out);
@@ -142,7 +144,8 @@ TYPED_TEST(ProductOf, WhatIsDoneAtOnceIsWhatIsDoneStepByStep) {
     Random& random = this->source;
     SCOPED_TRACE(random.describe());
     for (int trial = 0; trial < 150; ++trial) {
-        const Index rows = random.integer(1, 90), in = random.integer(1, 60);
+        const Index rows = random.integer(1, 90);
+        const Index in = random.integer(1, random.chance(0.1) ? 900 : 60);
         const Index out = random.integer(1, 230);
         const auto x = random_matrix<T>(random, rows, in), w = random_matrix<T>(random, out, in),
                    g = random_matrix<T>(random, out, in),
@@ -257,12 +260,13 @@ TYPED_TEST(ProductOf, AllocatesNothing) {
 /// Offsets of the first and the last byte that a walk through all panels asks for, or -1; panels
 /// of equal size must ask for each byte between them once.
 std::pair<std::ptrdiff_t, std::ptrdiff_t> asked_of(Index outputs, Index inputs) {
+    const support::WithIsa isa(heed::Isa::baseline);  // short parts
     PackedWeights<float> packed;
     packed.pack(Tensor<float, 2>({outputs, inputs}));
     const std::byte* const all = packed.panel(0).weights;
     std::pair<std::ptrdiff_t, std::ptrdiff_t> asked(-1, -1);
     for (Index p = 0; p < packed.panels(); ++p) {
-        const std::span<const std::byte> bytes = packed.bytes_after(packed.panel(p));
+        const std::span<const std::byte> bytes = packed.bytes_after(packed.pass(p, 100));
         if (bytes.empty()) continue;
         const std::ptrdiff_t first = bytes.data() - all;
         if (asked.first < 0) asked.first = first;
@@ -273,13 +277,30 @@ std::pair<std::ptrdiff_t, std::ptrdiff_t> asked_of(Index outputs, Index inputs) 
 }
 
 TEST(PackedWeights, AreAskedForOnceAndToTheEnd) {
-    const auto ahead = static_cast<std::ptrdiff_t>(heed::detail::most_bytes_ahead);
+    const auto ahead = static_cast<std::ptrdiff_t>(heed::detail::least_bytes_ahead);
     // Panels of 48 outputs: larger than what is asked for ahead, and smaller.
     EXPECT_EQ(asked_of(144, 1000), std::pair(ahead, std::ptrdiff_t{144 * 1000 * 4 - 1}));
     EXPECT_EQ(asked_of(144, 100),
               std::pair(std::ptrdiff_t{48 * 100 * 4}, std::ptrdiff_t{144 * 100 * 4 - 1}));
     EXPECT_EQ(asked_of(48, 100), std::pair(std::ptrdiff_t{-1}, std::ptrdiff_t{-1}));
     EXPECT_EQ(asked_of(48, 0), std::pair(std::ptrdiff_t{-1}, std::ptrdiff_t{-1}));
+}
+
+TEST(PackedWeights, OfOnePartAreTakenByFewRowsAtATime) {
+    const auto pass_of = [](Index inputs, Index rows) {
+        PackedWeights<float> packed;
+        packed.pack(Tensor<float, 2>({48, inputs}));
+        return packed.pass(0, rows);
+    };
+    for (const heed::Isa isa : support::isas()) {
+        const support::WithIsa with(isa);
+        const heed::detail::PanelPass one = pass_of(100, 90), several = pass_of(5000, 90);
+        EXPECT_EQ(one.terms, 100);
+        EXPECT_LT(one.together, 90);
+        EXPECT_LT(several.terms, 5000);
+        EXPECT_EQ(several.together, 90);
+        EXPECT_EQ(pass_of(100, 3).together, 3);
+    }
 }
 
 // --- Weights in fewer bits ----------------------------------------------------------------------

@@ -23,7 +23,8 @@ std::set<std::uintptr_t> lines_of(LinesAhead& ahead, int calls, Index count) {
     std::set<std::uintptr_t> lines;
     for (int call = 0; call < calls; ++call) {
         const LinesAhead::Walk walk = ahead.take(count);
-        for (Index n = 0; n < count; ++n)
+        EXPECT_LE(walk.count, count);
+        for (Index n = 0; n < walk.count; ++n)
             lines.insert((walk.first + static_cast<std::uintptr_t>(n) * walk.step) / line);
     }
     return lines;
@@ -53,6 +54,19 @@ TEST(LinesAhead, NamesEveryLineOfRowsApart) {
     LinesAhead ahead;
     ahead.add(apart);
     expect_all_named<double>(lines_of(ahead, 6, 5), apart);
+}
+
+TEST(LinesAhead, AWalkEndsWithItsRowsUnlessTheyAreVeryFew) {
+    const heed::Tensor<float, 3> many({100, 3, 16}), few({4, 3, 16});
+    LinesAhead ahead;
+    ahead.add(many.view().select(1, 0).slice(1, 0, 16));
+    ahead.add(few.view().select(1, 0).slice(1, 0, 16));
+    EXPECT_EQ(ahead.take(70).count, 70);
+    EXPECT_EQ(ahead.take(70).count, 32) << "of which 30 are left";
+    EXPECT_EQ(ahead.take(70).count, 32) << "of which there are 4";
+    const LinesAhead::Walk nothing = ahead.take(70);
+    EXPECT_EQ(nothing.count, 70);
+    EXPECT_EQ(nothing.step, 0u);
 }
 
 TEST(LinesAhead, NamesSeveralBlocksOneAfterAnother) {

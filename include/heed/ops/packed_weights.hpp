@@ -25,15 +25,22 @@ concept NarrowWeight =
 
 namespace detail {
 
-/// Inputs of a panel that all rows take in turn: a part that stays in the first-level cache.
+/// Inputs of a panel that all rows take in turn. Begins and ends of sums take time: they are long
+/// where one pass of registers reads the panel, of which a part and the one that is asked for stay
+/// in the second-level cache.
+inline constexpr Index long_panel_terms = 768;
+/// Where several passes do, or where weights are widened first: a part that stays in the
+/// first-level cache.
 inline constexpr Index panel_terms = 128;
-/// The same for few rows and many weights, which wait for memory: what comes from it and what does
-/// not take turns that are shorter than what the processor reads ahead.
+/// For few rows and many weights, which wait for memory: what comes from it and what does not take
+/// turns that are shorter than what the processor reads ahead.
 inline constexpr Index panel_terms_of_few = 32, few_panel_rows = 16;
 
-/// So far behind the weights that are read now others are asked for. Those farther would drive from
-/// the second-level cache what every panel reads again.
-inline constexpr std::size_t most_bytes_ahead = std::size_t{64} << 10;
+/// Rows that take a panel together where it is one part: they stay in registers.
+inline constexpr Index panel_rows = 8;
+
+/// At least so far behind the weights that are read now others are asked for.
+inline constexpr std::size_t least_bytes_ahead = std::size_t{64} << 10;
 
 /// Some outputs of packed weights: [in][columns], padded with zeros to whole cache lines of C.
 struct Panel {
@@ -41,6 +48,14 @@ struct Panel {
     Index first;    ///< output
     Index count;    ///< outputs
     Index columns;  ///< with padding
+};
+
+/// How some rows go through a panel.
+struct PanelPass {
+    Panel panel;
+    Index terms;     ///< of its parts, which the rows take in turn
+    Index together;  ///< rows that must; one part they may take one after another, unless it is
+                     ///< widened for all of them
 };
 
 /// sums[r][c] += sum_k x[r][k] * panel[k][c], or the sums begin with it, whatever they were; in
@@ -74,7 +89,7 @@ template <class C>
 struct WeightStorage {
     std::size_t bytes;  ///< of a weight
     /// So many rows or fewer read it in place, whatever the number of terms; for more rows at most
-    /// panel_terms are widened at once.
+    /// panel_terms are widened at once. None where nothing is widened.
     Index direct_rows;
     /// As multiply_panel.
     void (*multiply)(const C* x, Index x_row, Index rows, const std::byte* panel, Index columns,
@@ -178,12 +193,14 @@ class PackedWeights {
                                                       Index count) const {
         return {at(panel, input), size_of(panel, count)};
     }
-    /// What to ask for while a panel is read: as much as it has, from `most_bytes_ahead` behind its
-    /// begin on, or from its end where that is nearer.
-    [[nodiscard]] std::span<const std::byte> bytes_after(const Panel& panel) const {
+    /// What to ask for on the way: as much as the panel has, from one part behind its begin on.
+    /// What lies farther would drive from the second-level cache what every panel reads again.
+    [[nodiscard]] std::span<const std::byte> bytes_after(const PanelPass& pass) const {
         const std::span<const std::byte> all(memory_.data(), memory_.size());
-        const std::size_t size = size_of(panel, inputs_), ahead = std::min(size, most_bytes_ahead);
-        const std::size_t begin = static_cast<std::size_t>(panel.weights - all.data()) + ahead;
+        const std::size_t size = size_of(pass.panel, inputs_);
+        const std::size_t ahead =
+            std::min(size, std::max(size_of(pass.panel, pass.terms), least_bytes_ahead));
+        const std::size_t begin = static_cast<std::size_t>(pass.panel.weights - all.data()) + ahead;
         return all.subspan(begin, std::min(size, all.size() - begin));
     }
     /// A panel's weights from an input on, [in][columns], of weights that were packed in their own
@@ -192,16 +209,22 @@ class PackedWeights {
         return reinterpret_cast<const C*>(at(panel, input));
     }
 
+    [[nodiscard]] PanelPass pass(Index p, Index rows) const {
+        const Index terms = terms_at_once(rows);
+        const bool is_one_part = terms == inputs_ && storage_->direct_rows == 0;
+        return {panel(p), terms, is_one_part ? std::min(rows, panel_rows) : rows};
+    }
+
     /// sums[r][c] = sum_k x[r][k] W[first + c][k], in ascending order, without the scales. Rows of
     /// the sums are the panel's columns apart.
-    void multiply(const Panel& panel, const C* x, Index x_row, Index rows, C* sums,
+    void multiply(const PanelPass& pass, const C* x, Index x_row, Index rows, C* sums,
                   LinesAhead& ahead) const {
-        const Index most = terms_at_once(rows);
+        const Panel& panel = pass.panel;
         Index k = 0;
         do {  // of no inputs, too: the sums are 0
             storage_->multiply(x + k, x_row, rows, at(panel, k), panel.columns,
-                               std::min(most, inputs_ - k), k == 0, sums, ahead);
-            k += most;
+                               std::min(pass.terms, inputs_ - k), k == 0, sums, ahead);
+            k += pass.terms;
         } while (k < inputs_);
     }
 
@@ -209,7 +232,11 @@ class PackedWeights {
     [[nodiscard]] Index terms_at_once(Index rows) const {
         if (rows <= storage_->direct_rows) return inputs_;
         const bool waits = rows <= few_panel_rows && memory_.size() > near_bytes;
-        return waits ? panel_terms_of_few : panel_terms;
+        const bool is_one_pass = tile_kernels<C>().lanes == most_lanes<C>;
+        const bool are_long = is_one_pass && storage_->direct_rows == 0;
+        return std::min(inputs_, waits      ? panel_terms_of_few
+                                 : are_long ? long_panel_terms
+                                            : panel_terms);
     }
 
     [[nodiscard]] const std::byte* at(const Panel& panel, Index input) const {

@@ -29,14 +29,13 @@ inline constexpr Index product_terms = 128;
 /// Features of the result beside the lanes of a tile. Half types need room to be widened.
 template <class T>
 inline constexpr Index product_outputs = ComputeScalar<T> ? 192 : 64;
-/// Rows that go through a packed panel together: as many as may be, so that weights come from
-/// memory a few times only, but fewer where workers would find too little to share.
-inline constexpr Index packed_rows = 128, least_packed_rows = 16, pieces_per_worker = 4;
-/// One worker asks for the result of more rows than these only.
+/// Rows for which a packed panel is read: as many as may be, so that weights come from memory a few
+/// times only, but fewer where all their sums are kept meanwhile, and where workers would find too
+/// little to share.
+inline constexpr Index most_packed_rows = 512, packed_rows = 128, least_packed_rows = 16;
+inline constexpr Index pieces_per_worker = 4;
+/// So many rows of one worker have no time to ask for more than weights.
 inline constexpr Index waiting_rows = 32;
-/// Several ask for it with so many last terms of its sums: sooner it would take the place of
-/// weights in the first-level cache.
-inline constexpr Index last_terms = 256;
 /// For up to so many rows it takes less time to pack the weights than to leave lanes empty.
 inline constexpr Index few_rows = 8;
 
@@ -122,8 +121,7 @@ class Product {
           workers_(workers),
           common_(x, y, finish.before, finish.gate_before, finish.residual),
           blocks_(common_, rows_at_once()),
-          tiling_(common_.rows, tile_kernels<C>().lanes),
-          lies_elsewhere_(may_lie_elsewhere(y.count() * y.columns(), sizeof(T), workers)) {}
+          tiling_(common_.rows, tile_kernels<C>().lanes) {}
 
     [[nodiscard]] Index count() const {
         return is_packed() ? blocks_.count() * weights_.packed->panels()
@@ -145,55 +143,68 @@ class Product {
     [[nodiscard]] Index column_blocks() const { return pieces(y_.columns(), outputs); }
 
     [[nodiscard]] Index rows_at_once() const {
-        Index rows = packed_rows;
-        if (!is_packed()) return rows;
+        if (!is_packed()) return packed_rows;
+        const bool are_kept = rows_together(common_.rows) > panel_rows;
+        Index rows = are_kept ? packed_rows : most_packed_rows;
         // Every panel reads them again.
         while (rows > least_packed_rows && !is_near(rows * x_.columns(), sizeof(C))) rows /= 2;
         const Index panels = weights_.packed->panels() * common_.matrices;
         return shared_out(rows, least_packed_rows, workers_,
                           [&](Index n) { return pieces(common_.rows, n) * panels; });
     }
+    /// Of so many rows, those whose sums are kept at a time.
+    [[nodiscard]] Index rows_together(Index rows) const {
+        const Index together = weights_.packed->pass(0, rows).together;
+        return finish_.gate ? std::max(together, finish_.gate->packed->pass(0, rows).together)
+                            : together;
+    }
 
-    /// A panel of weights and a block of rows.
+    /// A panel of weights and a block of rows, whose sums are finished while they are near.
     void multiply_packed(Index piece) const {
-        const PackedWeights<C>& packed = *weights_.packed;
-        const Index block = piece / packed.panels(), p = piece % packed.panels();
-        const Panel panel = packed.panel(p);
-        const Part part{blocks_.begin(block), blocks_.size(block), panel.first, panel.count};
+        const Index panels = weights_.packed->panels(), block = piece / panels, p = piece % panels;
+        const PanelPass pass = weights_.packed->pass(p, blocks_.size(block));
+        const Part part{blocks_.begin(block), blocks_.size(block), pass.panel.first,
+                        pass.panel.count};
         StackScratch<C, packed_rows * most> sums, gate;
+        FinishScratch scratch;
+        const RowFinish<C> finish = row_finish(part, gate.data, scratch);
+        LinesAhead ahead = lines_ahead(p, block, part);
+        const Index together = rows_together(part.rows);
+        for (Index r = 0; r < part.rows; r += together) {
+            const Index rows = std::min(together, part.rows - r);
+            const auto multiply = [&](const PackedWeights<C>& weights, const PanelPass& by, C* to) {
+                weights.multiply(by, x_.first_of(part.row) + r * x_.row_stride(), x_.row_stride(),
+                                 rows, to, ahead);
+            };
+            multiply(*weights_.packed, pass, sums.data);
+            if (finish_.gate)
+                multiply(*finish_.gate->packed, finish_.gate->packed->pass(p, part.rows),
+                         gate.data);
+            layer_kernels<C>().finish_rows(
+                sums.data, pass.panel.columns, rows, part.columns, finish.from_row(r),
+                y_.first_of(part.row) + r * y_.row_stride() + part.column, y_.row_stride());
+        }
+    }
+
+    /// What is wanted on the way: what the last step reads, the next rows, and the next weights.
+    [[nodiscard]] LinesAhead lines_ahead(Index p, Index block, const Part& part) const {
         LinesAhead ahead;
         // As many asks as there are steps, of which those for rows take about half.
-        Index asks = panel_asks<C>(part.rows, panel.columns, x_.columns());
-        add_lines_of_finish(part, asks, ahead);
-        if (p + 1 == packed.panels() && block + 1 < blocks_.count()) {
+        const PanelPass pass = weights_.packed->pass(p, part.rows);
+        Index asks = panel_asks<C>(part.rows, pass.panel.columns, x_.columns());
+        // One worker with few rows waits for weights alone.
+        if (!finish_.residual.is_absent() && (workers_ > 1 || part.rows > waiting_rows))
+            ahead.add(block_of(finish_.residual, part));
+        if (p + 1 == weights_.packed->panels() && block + 1 < blocks_.count()) {
             ahead.add(x_.block(blocks_.begin(block + 1), blocks_.size(block + 1)));
             asks /= 2;
         }
-        const auto multiply = [&](const PackedWeights<C>& weights, C* to) {
-            const Panel of = weights.panel(p);
-            ahead.add_evenly(weights.bytes_after(of), asks);
-            weights.multiply(of, x_.first_of(part.row), x_.row_stride(), part.rows, to, ahead);
-        };
-        multiply(packed, sums.data);
-        if (finish_.gate) multiply(*finish_.gate->packed, gate.data);
-        finish(part, sums.data, gate.data, panel.columns);
-    }
-
-    /// What the last step reads and writes. One worker with few rows waits for weights alone.
-    void add_lines_of_finish(const Part& part, Index asks, LinesAhead& ahead) const {
-        if (workers_ == 1 && part.rows <= waiting_rows) return;
-        const Index terms = std::max<Index>(1, x_.columns());
-        const Index last = asks / terms * std::min(terms, last_terms);
-        for (const RowList<T>* list : {&y_, &finish_.before, &finish_.gate_before}) {
-            if (list->is_absent()) continue;
-            if (lies_elsewhere_)
-                ahead.add_written(block_of(*list, part), last, asks - last);
-            else
-                ahead.add(block_of(*list, part));
+        ahead.add_evenly(weights_.packed->bytes_after(pass), asks);
+        if (finish_.gate) {
+            const PackedWeights<C>& packed = *finish_.gate->packed;
+            ahead.add_evenly(packed.bytes_after(packed.pass(p, part.rows)), asks);
         }
-        const RowList<const T>& residual = finish_.residual;
-        if (!residual.is_absent() && residual.first_of(part.row) != y_.first_of(part.row))
-            ahead.add(block_of(residual, part));
+        return ahead;
     }
 
     /// A tile of rows and some features.
@@ -258,17 +269,34 @@ class Product {
         }
     }
 
-    void finish(const Part& part, const C* sums, const C* gate, Index row) const {
+    /// For biases that kernels cannot read in place.
+    struct FinishScratch {
         std::array<C, static_cast<std::size_t>(outputs)> bias, gate_bias;
+    };
+
+    /// What becomes of sums, beside those of the gate.
+    [[nodiscard]] RowFinish<C> row_finish(const Part& part, const C* gate,
+                                          FinishScratch& scratch) const {
         RowFinish<C> f;
         f.activation = finish_.activation;
         f.scale = scales_of(weights_, part);
-        f.bias = bias_of(weights_, part, bias.data());
+        f.bias = bias_of(weights_, part, scratch.bias.data());
         if (finish_.gate) {
             f.gate = gate;
             f.gate_scale = scales_of(*finish_.gate, part);
-            f.gate_bias = bias_of(*finish_.gate, part, gate_bias.data());
+            f.gate_bias = bias_of(*finish_.gate, part, scratch.gate_bias.data());
         }
+        if constexpr (!widens) {
+            f.x = rows_of(finish_.before, part);
+            f.g = rows_of(finish_.gate_before, part);
+            f.residual = rows_of(finish_.residual, part);
+        }
+        return f;
+    }
+
+    void finish(const Part& part, const C* sums, const C* gate, Index row) const {
+        FinishScratch scratch;
+        const RowFinish<C> f = row_finish(part, gate, scratch);
         const LayerKernels<C>& kernels = layer_kernels<C>();
         if constexpr (widens) {
             StackScratch<C, outputs * most> rows;
@@ -276,9 +304,6 @@ class Product {
             const TensorView<T, 2> y = block_of(y_, part);
             copy(TensorView<const C, 2>(rows.data, y.shape()), y);
         } else {
-            f.x = rows_of(finish_.before, part);
-            f.g = rows_of(finish_.gate_before, part);
-            f.residual = rows_of(finish_.residual, part);
             kernels.finish_rows(sums, row, part.rows, part.columns, f,
                                 y_.first_of(part.row) + part.column, y_.row_stride());
         }
@@ -301,7 +326,6 @@ class Product {
     CommonRows common_;
     RowBlocks blocks_;
     LaneTiling tiling_;
-    bool lies_elsewhere_;  ///< y may
 };
 
 }  // namespace heed::inline v0::detail

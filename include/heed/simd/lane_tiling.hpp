@@ -17,7 +17,8 @@ class LaneTiling {
     LaneTiling(Index count, int lanes) : lanes_(lanes) {
         const Index registers = pieces(count, lanes);
         tiles_ = pieces(registers, max_tile_width);
-        if (tiles_ == 0) return;
+        fewest_ = registers;
+        if (tiles_ <= 1) return;  // often, and divisions take time
         fewest_ = registers / tiles_;
         wider_ = registers % tiles_;
     }

@@ -13,6 +13,10 @@ template <class T>
 struct Rows {
     T* data = nullptr;
     Index stride = 0;
+
+    [[nodiscard]] Rows from_row(Index r) const {
+        return data == nullptr ? *this : Rows{data + r * stride, stride};
+    }
 };
 
 /// What becomes of a row of sums s: y = residual + act(x) with x = scale * s + bias, or with a gate
@@ -27,6 +31,15 @@ struct RowFinish {
     const T* gate_bias = nullptr;
     Rows<T> x = {}, g = {};       ///< written where backward needs them
     Rows<const T> residual = {};  ///< may be the output
+
+    /// The same from row r on, but for the gate, which is that of the sums.
+    [[nodiscard]] RowFinish from_row(Index r) const {
+        RowFinish finish = *this;
+        finish.x = x.from_row(r);
+        finish.g = g.from_row(r);
+        finish.residual = residual.from_row(r);
+        return finish;
+    }
 };
 
 /// A norm takes x to (x - shift) * factor.

@@ -39,12 +39,15 @@ class LinesAhead {
     };
 
     static constexpr Index line = 64;
+    /// A walk has so many lines at least, if need be more than there are: each begins anew.
+    static constexpr Index fewest = 32;
 
   public:
     /// Equally spaced addresses in memory.
     struct Walk {
         std::uintptr_t first;
         std::uintptr_t step;
+        Index count;
     };
 
     /// Rows that will be written and may lie elsewhere: a line that another core has, too, cannot
@@ -122,7 +125,8 @@ class LinesAhead {
 
     [[nodiscard]] std::span<Written> written() { return {written_.data(), written_size_}; }
 
-    /// The next lines to ask for, `count` of them or fewer; when none is left, one that is near.
+    /// The next lines to ask for, `count` of them or fewer, but not very few; when none is left, one
+    /// that is near.
     [[nodiscard]] Walk take(Index count) {
         while (next_ < size_) {
             Block& block = blocks_[next_];
@@ -131,8 +135,9 @@ class LinesAhead {
                 continue;
             }
             const Walk walk{block.first + static_cast<std::uintptr_t>(row_ * block.stride),
-                            static_cast<std::uintptr_t>(block.stride)};
-            row_ += count;
+                            static_cast<std::uintptr_t>(block.stride),
+                            std::min(count, std::max(block.rows - row_, fewest))};
+            row_ += walk.count;
             if (row_ >= block.rows) {
                 row_ = 0;
                 block.first += line;
@@ -140,7 +145,7 @@ class LinesAhead {
             }
             return walk;
         }
-        return {reinterpret_cast<std::uintptr_t>(this), 0};
+        return {reinterpret_cast<std::uintptr_t>(this), 0, count};
     }
 
   private:
@@ -161,8 +166,8 @@ class LinesAhead {
     std::size_t written_size_ = 0;
     std::size_t next_ = 0;
     Index row_ = 0;
-    std::array<Block, 7> blocks_;     ///< as many as the products of a gated layer have at most
-    std::array<Written, 3> written_;  ///< as many as a gated layer in training writes
+    std::array<Block, 7> blocks_;     ///< as many as an attention or a product has at most
+    std::array<Written, 2> written_;  ///< results
 };
 
 }  // namespace heed::inline v0::detail

@@ -11,6 +11,10 @@ inline constexpr int rows_at_once = HEED_VECTOR_REGISTERS == 32 ? (width == 3   
                                                                    : width == 2 ? 6
                                                                                 : 8);
 
+/// Terms of long sums in one step of a loop: two spare some counting, but with few registers they
+/// would drive sums from them.
+inline constexpr int terms_at_once = HEED_VECTOR_REGISTERS == 32 ? 2 : 1;
+
 /// Brings a cache line into the second-level cache.
 HEED_INLINE void ask_for(std::uintptr_t address) {
     __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
@@ -31,13 +35,13 @@ HEED_INLINE void ask_to_write(LinesAhead& ahead, Index asks) {
 /// What a product does with C beside computing it.
 enum class Product { scores, accumulate, begin };
 
-template <int rows, int width, Product kind, class T>
+/// `terms`: in one step of the loop, 1 or 2.
+template <int rows, int width, Product kind, int terms, class T>
 HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T* b, Index b_row,
                                Index count, T* c, Index c_row, Pack<T>* largest,
                                LinesAhead& ahead) {
     // A single row waits for memory itself, and asking would only make it wait longer.
     constexpr bool asks = rows > 1;
-    const LinesAhead::Walk lines = asks ? ahead.take(count) : LinesAhead::Walk{};
     if constexpr (asks) ask_to_write(ahead, count);
     Pack<T> sum[rows][width];
 #pragma GCC unroll 16
@@ -46,20 +50,47 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
         for (int w = 0; w < width; ++w)
             sum[r][w] =
                 kind == Product::accumulate ? load(c + r * c_row + w * lanes<T>) : Pack<T>{};
-// Tuned for some processors, clang would unroll it, and run out of registers for the sums.
-#if defined(__clang__)
-#pragma clang loop unroll(disable)
-#endif
-    for (Index k = 0; k < count; ++k) {
-        if constexpr (asks) ask_for(lines.first + static_cast<std::uintptr_t>(k) * lines.step);
+    // Rows in two halves, so that fewer multiples of their stride are needed.
+    constexpr int half = rows > 1 ? rows / 2 : 1;
+    const T* upper = a + half * row_stride;
+    LinesAhead::Walk lines{};
+    const auto multiply_add = [&](Index k) __attribute__((always_inline)) {
+        if constexpr (asks) {
+            ask_for(lines.first);
+            lines.first += lines.step;
+        }
         Pack<T> from_b[width];
 #pragma GCC unroll 3
         for (int w = 0; w < width; ++w) from_b[w] = load(b + k * b_row + w * lanes<T>);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
-            const Pack<T> from_a = broadcast(a[r * row_stride + k * step]);
+            const T* const from = r < half ? a + r * row_stride : upper + (r - half) * row_stride;
+            const Pack<T> from_a = broadcast(from[k * step]);
 #pragma GCC unroll 3
             for (int w = 0; w < width; ++w) sum[r][w] = sum[r][w] + from_a * from_b[w];
+        }
+    };
+    const auto go_on = [&](int done) __attribute__((always_inline)) {
+        a += done * step;
+        upper += done * step;
+        b += done * b_row;
+    };
+    while (count > 0) {
+        if constexpr (asks) lines = ahead.take(count);
+        Index some = asks ? lines.count : count;
+        count -= some;
+// Tuned for some processors, clang would unroll it, and run out of registers for the sums.
+#if defined(__clang__)
+#pragma clang loop unroll(disable)
+#endif
+        for (; some >= terms; some -= terms) {
+#pragma GCC unroll 2
+            for (int k = 0; k < terms; ++k) multiply_add(k);
+            go_on(terms);
+        }
+        if (terms > 1 && some > 0) {
+            multiply_add(0);
+            go_on(1);
         }
     }
 #pragma GCC unroll 16
@@ -73,17 +104,18 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
 }
 
 /// All rows: as many at once as fit, then half as many, and so on down to one.
-template <int rows, int width, Product kind, class T>
+template <int rows, int width, Product kind, int terms, class T>
 HEED_INLINE void product_rows(const T* a, Index row_stride, Index step, Index total, const T* b,
                               Index b_row, Index count, T* c, Index c_row, Pack<T>* largest,
                               LinesAhead& ahead) {
     Index r = 0;
     for (; r + rows <= total; r += rows)
-        product_block<rows, width, kind>(a + r * row_stride, row_stride, step, b, b_row, count,
-                                         c + r * c_row, c_row, largest, ahead);
+        product_block<rows, width, kind, terms>(a + r * row_stride, row_stride, step, b, b_row,
+                                                count, c + r * c_row, c_row, largest, ahead);
     if constexpr (rows > 1)
-        product_rows<rows / 2, width, kind>(a + r * row_stride, row_stride, step, total - r, b,
-                                            b_row, count, c + r * c_row, c_row, largest, ahead);
+        product_rows<rows / 2, width, kind, terms>(a + r * row_stride, row_stride, step, total - r,
+                                                   b, b_row, count, c + r * c_row, c_row, largest,
+                                                   ahead);
 }
 
 template <int width, class T>
@@ -91,7 +123,7 @@ void scores(const T* k, Index stride, Index keys, Index head_dim, const T* queri
             Index row, T* tile_max, LinesAhead& ahead) {
     Pack<T> largest[width];
     for (int w = 0; w < width; ++w) largest[w] = broadcast(-std::numeric_limits<T>::infinity());
-    product_rows<rows_at_once<width>, width, Product::scores>(
+    product_rows<rows_at_once<width>, width, Product::scores, 1>(
         k, stride, 1, keys, queries, row, head_dim, scores, row, largest, ahead);
     for (int w = 0; w < width; ++w) store(tile_max + w * lanes<T>, largest[w]);
 }
@@ -99,7 +131,7 @@ void scores(const T* k, Index stride, Index keys, Index head_dim, const T* queri
 template <int width, class T>
 void values(const T* v, Index stride, Index keys, Index value_dim, const T* weights, T* out,
             Index row, LinesAhead& ahead) {
-    product_rows<rows_at_once<width>, width, Product::accumulate>(
+    product_rows<rows_at_once<width>, width, Product::accumulate, 1>(
         v, 1, stride, value_dim, weights, row, keys, out, row, static_cast<Pack<T>*>(nullptr),
         ahead);
 }
@@ -107,9 +139,9 @@ void values(const T* v, Index stride, Index keys, Index value_dim, const T* weig
 template <int width, Product kind, class T>
 void weighted_sums(const T* weights, Index weight_row, Index count, const T* rows, Index row,
                    Index terms, T* sums, Index sum_row, LinesAhead& ahead) {
-    product_rows<rows_at_once<width>, width, kind>(weights, weight_row, 1, count, rows, row, terms,
-                                                   sums, sum_row, static_cast<Pack<T>*>(nullptr),
-                                                   ahead);
+    product_rows<rows_at_once<width>, width, kind, terms_at_once>(
+        weights, weight_row, 1, count, rows, row, terms, sums, sum_row,
+        static_cast<Pack<T>*>(nullptr), ahead);
 }
 
 template <class T>
