@@ -28,7 +28,7 @@ namespace detail {
 /// Inputs of a panel that all rows take in turn. Begins and ends of sums take time: they are long
 /// where one pass of registers reads the panel, of which a part and the one that is asked for stay
 /// in the second-level cache.
-inline constexpr Index long_panel_terms = 768;
+inline constexpr Index long_panel_terms = 1024;
 /// Where several passes do, or where weights are widened first: a part that stays in the
 /// first-level cache.
 inline constexpr Index panel_terms = 128;

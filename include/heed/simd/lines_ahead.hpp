@@ -125,8 +125,8 @@ class LinesAhead {
 
     [[nodiscard]] std::span<Written> written() { return {written_.data(), written_size_}; }
 
-    /// The next lines to ask for, `count` of them or fewer, but not very few; when none is left, one
-    /// that is near.
+    /// The next lines to ask for, `count` of them or fewer, but not very few; when none is left,
+    /// one that is near.
     [[nodiscard]] Walk take(Index count) {
         while (next_ < size_) {
             Block& block = blocks_[next_];

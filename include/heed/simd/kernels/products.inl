@@ -51,7 +51,7 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
             sum[r][w] =
                 kind == Product::accumulate ? load(c + r * c_row + w * lanes<T>) : Pack<T>{};
     // Rows in two halves, so that fewer multiples of their stride are needed.
-    constexpr int half = rows > 1 ? rows / 2 : 1;
+    constexpr int half = rows / 2;
     const T* upper = a + half * row_stride;
     LinesAhead::Walk lines{};
     const auto multiply_add = [&](Index k) __attribute__((always_inline)) {
