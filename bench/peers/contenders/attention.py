@@ -7,7 +7,7 @@ import torch
 
 from contenders import Contender, Exact, formula, largest
 from contenders.heed import addresses
-from contenders.onnx_runtime import Graph, bound, session_of
+from contenders.onnx_runtime import Graph, contender
 from contest import HEED, TRAINING
 from kinds.attention import gradient_tolerance, tolerance
 
@@ -133,18 +133,13 @@ def _attention_model(case):
 
 
 def onnx_runtime(problem):
-    """A session that is reused, with inputs and output bound to memory."""
     case = problem.case
-    session = session_of(_attention_model(case), case.threads, problem.setting.spinning)
     shape = (1, case.length, case.heads * case.head_dim)
-    out = numpy.empty(shape, numpy.float32)
-    call = bound(session, {name: getattr(problem, name).transpose(1, 2).reshape(shape).contiguous()
-                           .numpy() for name in "qkv"}, {"out": out})
 
-    def results():
-        out.fill(numpy.nan)
-        call()
-        by_position = torch.from_numpy(out).view(1, case.length, case.heads, case.head_dim)
-        return {"out": by_position.transpose(1, 2).contiguous()}
+    def by_head(out):
+        by_position = out.view(1, case.length, case.heads, case.head_dim)
+        return by_position.transpose(1, 2).contiguous()
 
-    return Contender(call, results)
+    inputs = {name: getattr(problem, name).transpose(1, 2).reshape(shape).contiguous()
+              for name in "qkv"}
+    return contender(problem, _attention_model(case), inputs, "out", shape, by_head)

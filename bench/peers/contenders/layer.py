@@ -5,9 +5,9 @@ import ctypes
 import numpy
 import torch
 
-from contenders import Contender, Exact, formula, largest
-from contenders.heed import integers, named, pointers
-from contenders.onnx_runtime import Graph, bound, session_of
+from contenders import Contender, Exact, formula, heed_module, largest
+from contenders.heed import integers, named
+from contenders.onnx_runtime import Graph, contender
 from contenders.pytorch import took
 from contest import HEED, TRAINING
 from kinds.layer import tolerance
@@ -152,24 +152,8 @@ def heed(problem):
     layer = library.opened("heed_peer_layer", ctypes.c_int32(case.threads),
                            *integers(case.embed_dim, case.heads), *named(problem.weights),
                            ctypes.c_int32(problem.training))
-    x, d_out, out, dx = problem.x, problem.d_out, *(torch.empty_like(problem.x) for _ in range(2))
-    sizes = integers(case.batch, case.length)
-    if problem.training:
-        call = library.bound("heed_peer_layer_training", layer.pointer,
-                             *pointers(x, out, d_out, dx), *sizes)
-    else:
-        call = library.bound("heed_peer_layer_forward", layer.pointer, *pointers(x, out), *sizes)
-    call.memory = layer, x, d_out, out, dx  # must live as long as their addresses are in use
-
-    def results():
-        out.fill_(torch.nan)
-        dx.fill_(torch.nan)
-        call()
-        if not problem.training:
-            return {"out": out}
-        return _gradients_by_result(dx, library.shown("heed_peer_layer_gradients", layer))
-
-    return Contender(call, results)
+    return heed_module.contender(problem, "heed_peer_layer", layer, problem.d_out,
+                                 [case.batch, case.length], "out", _gradients_by_result)
 
 
 def pytorch(problem, fast_path=True):
@@ -236,13 +220,4 @@ def _projected_back(graph, weights, attended):
 
 
 def onnx_runtime(problem, model):
-    session = session_of(model, problem.case.threads, problem.setting.spinning)
-    out = numpy.empty(problem.x.shape, numpy.float32)
-    call = bound(session, {"x": problem.x.numpy()}, {"out": out})
-
-    def results():
-        out.fill(numpy.nan)
-        call()
-        return {"out": torch.from_numpy(out)}
-
-    return Contender(call, results)
+    return contender(problem, model, {"x": problem.x}, "out", problem.x.shape)

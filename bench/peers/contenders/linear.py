@@ -5,9 +5,9 @@ import ctypes
 import numpy
 import torch
 
-from contenders import Contender, Exact, largest
-from contenders.heed import integers, named, pointers
-from contenders.onnx_runtime import Graph, bound, session_of
+from contenders import Contender, Exact, heed_module, largest
+from contenders.heed import integers, named
+from contenders.onnx_runtime import Graph, contender
 from contest import HEED, TRAINING
 from kinds.linear import tolerance
 
@@ -53,32 +53,17 @@ class Problem:
                      tolerance(left.shape[1], largest(expected)))
 
 
-def _gradients(dx, weight, bias):
-    return {"dx": dx, "weight": weight, "bias": bias[None]}
+def _gradients(dx, weights):
+    """Results from gradients of weights by their names in torch.nn.Linear."""
+    return {"dx": dx, "weight": weights["weight"], "bias": weights["bias"][None]}
 
 
 def heed(problem):
     case, library = problem.case, problem.setting.heed
     linear = library.opened("heed_peer_linear", ctypes.c_int32(case.threads),
                             *integers(case.inputs, case.outputs), *named(problem.weights))
-    x, dy, y, dx = problem.x, problem.dy, *map(torch.empty_like, (problem.dy, problem.x))
-    rows = integers(case.rows)
-    if problem.training:
-        call = library.bound("heed_peer_linear_training", linear.pointer, *pointers(x, y, dy, dx),
-                             *rows)
-    else:
-        call = library.bound("heed_peer_linear_forward", linear.pointer, *pointers(x, y), *rows)
-    call.memory = linear, x, dy, y, dx  # must live as long as their addresses are in use
-
-    def results():
-        y.fill_(torch.nan)
-        dx.fill_(torch.nan)
-        call()
-        if not problem.training:
-            return {"y": y}
-        return _gradients(dx, **library.shown("heed_peer_linear_gradients", linear))
-
-    return Contender(call, results)
+    return heed_module.contender(problem, "heed_peer_linear", linear, problem.dy, [case.rows],
+                                 "y", _gradients)
 
 
 def _forward(call):
@@ -101,7 +86,7 @@ def pytorch_training(problem):
 
     def gradients():
         training()
-        return _gradients(x.grad, **{name: tensor.grad for name, tensor in weights.items()})
+        return _gradients(x.grad, {name: tensor.grad for name, tensor in weights.items()})
 
     return Contender(training, gradients)
 
@@ -119,19 +104,9 @@ def onednn(problem):
 
 
 def onnx_runtime(problem):
-    """A session that is reused, with input and output bound to memory."""
     case, graph = problem.case, Graph()
     graph.input("x", numpy.float32, ["rows", case.inputs])
     graph.node("Gemm", ["x", *(graph.weight(*named) for named in problem.weights.items())], "y",
                transB=1)
     graph.output("y", ["rows", case.outputs])
-    session = session_of(graph.model(), case.threads, problem.setting.spinning)
-    y = numpy.empty((case.rows, case.outputs), numpy.float32)
-    call = bound(session, {"x": problem.x.numpy()}, {"y": y})
-
-    def results():
-        y.fill(numpy.nan)
-        call()
-        return {"y": torch.from_numpy(y)}
-
-    return Contender(call, results)
+    return contender(problem, graph.model(), {"x": problem.x}, "y", (case.rows, case.outputs))

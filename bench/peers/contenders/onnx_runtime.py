@@ -3,7 +3,10 @@
 import numpy
 import onnx
 import onnxruntime
+import torch
 from onnx import helper
+
+from contenders import Contender
 
 MICROSOFT = "com.microsoft"
 
@@ -69,3 +72,18 @@ def bound(session, inputs, outputs):
         binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
     binding.memory = inputs, outputs  # of which it knows addresses alone
     return lambda: session.run_with_iobinding(binding)
+
+
+def contender(problem, model, inputs, output, shape, as_result=lambda out: out):
+    """A session that is reused, with inputs, tensors of PyTorch by name, and one output bound to
+    memory. `as_result`: the output as others have it."""
+    session = session_of(model, problem.case.threads, problem.setting.spinning)
+    out = numpy.empty(shape, numpy.float32)
+    call = bound(session, {name: tensor.numpy() for name, tensor in inputs.items()}, {output: out})
+
+    def results():
+        out.fill(numpy.nan)
+        call()
+        return {output: as_result(torch.from_numpy(out))}
+
+    return Contender(call, results)
