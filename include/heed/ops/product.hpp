@@ -144,7 +144,7 @@ class Product {
 
     [[nodiscard]] Index rows_at_once() const {
         if (!is_packed()) return packed_rows;
-        const bool are_kept = rows_together(common_.rows) > panel_rows;
+        const bool are_kept = passes(0, common_.rows).together > panel_rows;
         Index rows = are_kept ? packed_rows : most_packed_rows;
         // Every panel reads them again.
         while (rows > least_packed_rows && !is_near(rows * x_.columns(), sizeof(C))) rows /= 2;
@@ -152,46 +152,49 @@ class Product {
         return shared_out(rows, least_packed_rows, workers_,
                           [&](Index n) { return pieces(common_.rows, n) * panels; });
     }
-    /// Of so many rows, those whose sums are kept at a time.
-    [[nodiscard]] Index rows_together(Index rows) const {
-        const Index together = weights_.packed->pass(0, rows).together;
-        return finish_.gate ? std::max(together, finish_.gate->packed->pass(0, rows).together)
-                            : together;
+
+    /// How rows go through a panel of the weights and one of the gate, if there is one.
+    struct Passes {
+        PanelPass weights, gate;
+        Index together;  ///< rows whose sums are kept at a time
+    };
+    [[nodiscard]] Passes passes(Index p, Index rows) const {
+        const PanelPass weights = weights_.packed->pass(p, rows);
+        const PanelPass gate = finish_.gate ? finish_.gate->packed->pass(p, rows) : weights;
+        return {weights, gate, std::max(weights.together, gate.together)};
     }
 
     /// A panel of weights and a block of rows, whose sums are finished while they are near.
     void multiply_packed(Index piece) const {
         const Index panels = weights_.packed->panels(), block = piece / panels, p = piece % panels;
-        const PanelPass pass = weights_.packed->pass(p, blocks_.size(block));
-        const Part part{blocks_.begin(block), blocks_.size(block), pass.panel.first,
-                        pass.panel.count};
+        const Passes by = passes(p, blocks_.size(block));
+        const Panel& panel = by.weights.panel;
+        const Part part{blocks_.begin(block), blocks_.size(block), panel.first, panel.count};
         StackScratch<C, packed_rows * most> sums, gate;
         FinishScratch scratch;
         const RowFinish<C> finish = row_finish(part, gate.data, scratch);
-        LinesAhead ahead = lines_ahead(p, block, part);
-        const Index together = rows_together(part.rows);
-        for (Index r = 0; r < part.rows; r += together) {
-            const Index rows = std::min(together, part.rows - r);
-            const auto multiply = [&](const PackedWeights<C>& weights, const PanelPass& by, C* to) {
-                weights.multiply(by, x_.first_of(part.row) + r * x_.row_stride(), x_.row_stride(),
+        LinesAhead ahead = lines_ahead(p, block, part, by);
+        for (Index r = 0; r < part.rows; r += by.together) {
+            const Index rows = std::min(by.together, part.rows - r);
+            const auto multiply = [&](const PackedWeights<C>& weights, const PanelPass& pass,
+                                      C* to) {
+                weights.multiply(pass, x_.first_of(part.row) + r * x_.row_stride(), x_.row_stride(),
                                  rows, to, ahead);
             };
-            multiply(*weights_.packed, pass, sums.data);
-            if (finish_.gate)
-                multiply(*finish_.gate->packed, finish_.gate->packed->pass(p, part.rows),
-                         gate.data);
+            multiply(*weights_.packed, by.weights, sums.data);
+            if (finish_.gate) multiply(*finish_.gate->packed, by.gate, gate.data);
             layer_kernels<C>().finish_rows(
-                sums.data, pass.panel.columns, rows, part.columns, finish.from_row(r),
+                sums.data, panel.columns, rows, part.columns, finish.from_row(r),
                 y_.first_of(part.row) + r * y_.row_stride() + part.column, y_.row_stride());
         }
     }
 
     /// What is wanted on the way: what the last step reads, the next rows, and the next weights.
-    [[nodiscard]] LinesAhead lines_ahead(Index p, Index block, const Part& part) const {
+    [[nodiscard]] LinesAhead lines_ahead(Index p, Index block, const Part& part,
+                                         const Passes& by) const {
         LinesAhead ahead;
         // As many asks as there are steps, of which those for rows take about half.
-        const PanelPass pass = weights_.packed->pass(p, part.rows);
-        Index asks = panel_asks<C>(part.rows, pass.panel.columns, x_.columns());
+        Index asks = panel_asks<C>(part.rows, by.weights.panel.columns, x_.columns());
         // One worker with few rows waits for weights alone.
         if (!finish_.residual.is_absent() && (workers_ > 1 || part.rows > waiting_rows))
             ahead.add(block_of(finish_.residual, part));
@@ -199,11 +202,8 @@ class Product {
             ahead.add(x_.block(blocks_.begin(block + 1), blocks_.size(block + 1)));
             asks /= 2;
         }
-        ahead.add_evenly(weights_.packed->bytes_after(pass), asks);
-        if (finish_.gate) {
-            const PackedWeights<C>& packed = *finish_.gate->packed;
-            ahead.add_evenly(packed.bytes_after(packed.pass(p, part.rows)), asks);
-        }
+        ahead.add_evenly(weights_.packed->bytes_after(by.weights), asks);
+        if (finish_.gate) ahead.add_evenly(finish_.gate->packed->bytes_after(by.gate), asks);
         return ahead;
     }
 
