@@ -84,13 +84,14 @@ def seconds_per_call(call, repetitions, clock):
 
 def repetitions_for(call, clock, at_least):
     """How often a call must be repeated to take so many seconds, and the seconds of one call."""
+    call()  # the first one may take long: it packs weights, or allocates what later ones have
     repetitions = 1
     while True:
         seconds = seconds_per_call(call, repetitions, clock)
         all_seconds = seconds * repetitions
         if all_seconds >= at_least:
             return repetitions, seconds
-        # The first calls are slow, and the clock may be coarse: approach from below.
+        # The next ones are slow, too, and the clock may be coarse: approach from below.
         growth = min(10, 1.2 * at_least / all_seconds) if all_seconds > 0 else 10
         repetitions = math.ceil(growth * repetitions)
 
