@@ -11,6 +11,7 @@ import time
 
 HEED = "heed"
 FORWARD, TRAINING = "forward", "training"
+LONG_CALL = 0.05  # seconds
 FEWEST_ROUNDS, USUAL_ROUNDS, MOST_ROUNDS = 3, 7, 15
 
 
@@ -167,11 +168,11 @@ def measure(case, contenders, peak, *, row_seconds, at_least, settle=wait_until_
     in a round, by at_least seconds of calls, the first one changing from round to round.
     `peak` measures FLOP/s once in a round. Returns a Row."""
     clock = clock or clock_for(case.threads)
-    repetitions, round_seconds = {}, 0.0
+    repetitions, seconds = {}, {}
     for name, call in contenders.items():
         settle()
-        repetitions[name], seconds = repetitions_for(call, clock, at_least)
-        round_seconds += repetitions[name] * seconds
+        repetitions[name], seconds[name] = repetitions_for(call, clock, at_least)
+    round_seconds = sum(repetitions[name] * seconds[name] for name in contenders)
     row = Row(case, {name: [] for name in contenders}, [])
     for number in range(rounds_for(round_seconds, row_seconds)):
         settle()
@@ -179,7 +180,7 @@ def measure(case, contenders, peak, *, row_seconds, at_least, settle=wait_until_
         for name in rotated(contenders, number):
             call = contenders[name]
             settle()
-            if repetitions[name] > 1:
+            if seconds[name] < LONG_CALL:
                 call()  # wakes threads and fills caches; in a long call that is lost among the rest
             row.seconds[name].append(seconds_per_call(call, repetitions[name], clock))
     return row

@@ -480,6 +480,12 @@ class Timing(unittest.TestCase):
             if what != "settle":
                 self.assertIn(fake.log[i - 1], ("settle", what))
 
+    def test_all_but_long_calls_are_made_once_before_each_timing(self):
+        for seconds, calls in ((0.01, 2), (1.0, 1)):
+            fake = FakeTime(heed=seconds)
+            measured = fake.measure(row_seconds=9, at_least=1e-3)
+            self.assertEqual(fake.log.count("heed"), 2 + calls * measured.rounds)
+
     def test_fast_rows_have_many_rounds_and_slow_ones_still_a_few(self):
         for seconds, rounds in ((1e-4, contest.MOST_ROUNDS), (1.0, 10), (60.0, 3)):
             measured = FakeTime(heed=seconds, a=seconds).measure(row_seconds=20, at_least=1e-3)
