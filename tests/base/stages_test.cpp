@@ -51,6 +51,20 @@ void run_four(const Record& record, const ExecutorRef& executor) {
     stages.run(executor);
 }
 
+TEST(Shares, CutALoopIntoRanges) {
+    for (Index pieces : {1, 2, 7, 16, 100})
+        for (Index count : {1, 2, 3, 16}) {
+            const heed::detail::Shares shares{pieces, count};
+            EXPECT_EQ(shares.begin(0), 0);
+            EXPECT_EQ(shares.begin(count), pieces);
+            for (Index piece = 0; piece < pieces; ++piece) {
+                const Index share = shares.of(piece);
+                EXPECT_LE(shares.begin(share), piece) << pieces << " in " << count;
+                EXPECT_GT(shares.begin(share + 1), piece) << pieces << " in " << count;
+            }
+        }
+}
+
 TEST(Stages, EachBeginsWhenThoseBeforeItAreDone) {
     for (int threads : {1, 2, 3, 8}) {
         ThreadPool pool(threads);

@@ -169,6 +169,32 @@ TEST(Linear, ARowHasItsBitsWhateverTheOthersAre) {
     }
 }
 
+/// Two workers, of whom one does everything; counts loops.
+struct LoopCounter {
+    int loops = 0;
+    [[nodiscard]] int concurrency() const { return 2; }
+    void parallel_for(Index count, heed::ParallelTask task) {
+        ++loops;
+        heed::serial.parallel_for(count, task);
+    }
+};
+
+int loops_of(Index rows, Index in, Index out) {
+    const Tensor<float, 2> x({rows, in}), weight({out, in});
+    Tensor<float, 2> y({rows, out});
+    LoopCounter counter;
+    linear(x, weight, {}, y.view(), heed::ExecutorRef(counter));
+    return counter.loops;
+}
+
+TEST(Linear, IsSharedOutWhenItComputesOrReadsMuch) {
+    EXPECT_EQ(loops_of(512, 64, 64), 1);
+    EXPECT_EQ(loops_of(1, 512, 512), 1);  // a MiB of weights for one row
+    EXPECT_EQ(loops_of(1, 64, 64), 0);
+    EXPECT_EQ(loops_of(16, 64, 64), 0);
+    EXPECT_EQ(loops_of(0, 1024, 1024), 0);
+}
+
 TEST(Linear, ANaNReachesItsRowOrColumnOnly) {
     Random random;
     SCOPED_TRACE(random.describe());

@@ -14,6 +14,15 @@
 
 namespace heed::inline v0::detail {
 
+/// The pieces of a loop in so many shares, each of them a range.
+struct Shares {
+    Index pieces, count;
+
+    [[nodiscard]] Index begin(Index number) const { return pieces * number / count; }
+    /// The number of the share that has a piece.
+    [[nodiscard]] Index of(Index piece) const { return ((piece + 1) * count - 1) / pieces; }
+};
+
 /// A list of loops. Each is called as f(piece, worker), and begins when those before it are done
 /// (`then`), or as soon as workers are free (`beside`). What the functions refer to must live until
 /// `run` returns.
@@ -57,7 +66,7 @@ class Stages {
 
         /// Where a share of it begins, counted over all stages.
         [[nodiscard]] Index share(int number, int shares) const {
-            return begin + count * number / shares;
+            return begin + Shares{count, shares}.begin(number);
         }
     };
 
@@ -146,5 +155,13 @@ class Stages {
     std::size_t size_ = 0;
     Index count_ = 0;
 };
+
+/// A loop alone, of as many pieces as its count(), with a share for each worker.
+template <class Loop>
+void run_in_shares(const Loop& loop, const ExecutorRef& executor) {
+    Stages stages;
+    stages.then(loop.count(), loop);
+    stages.run(executor);
+}
 
 }  // namespace heed::inline v0::detail

@@ -2,8 +2,10 @@
 // What is x W^T + b?
 // Reads x, W and b, writes y, and on the way back their gradients; allocates nothing.
 
+#include <algorithm>
 #include <optional>
 
+#include "heed/base/stages.hpp"
 #include "heed/ops/input_gradient.hpp"
 #include "heed/ops/weight_gradient.hpp"
 #include "heed/tensor/checks.hpp"
@@ -12,12 +14,16 @@ namespace heed::inline v0 {
 
 namespace detail {
 
-/// Of all rows with a matrix of so many outputs.
+/// So many rows take as long to be multiplied by a matrix as it takes to come from memory.
+inline constexpr double rows_while_reading = 16;
+
+/// Of all rows with a matrix of so many outputs; of few rows those that take as long.
 template <int Rank>
 [[nodiscard]] double multiply_adds(const Shape<Rank>& x, Index outputs) {
-    double product = static_cast<double>(outputs);
-    for (Index extent : x) product *= static_cast<double>(extent);
-    return product;
+    double rows = 1;
+    for (int i = 0; i + 1 < Rank; ++i) rows *= static_cast<double>(x[i]);
+    if (rows > 0) rows = std::max(rows, rows_while_reading);
+    return rows * static_cast<double>(x[Rank - 1]) * static_cast<double>(outputs);
 }
 
 /// The input's rows must be those that a weight of that shape multiplies.
@@ -55,7 +61,7 @@ void run_linear(TensorView<const T, Rank> x, const ProductWeights<T>& weights,
     for_each_row_list(
         [&](RowList<const T> from, RowList<T> to) {
             const Product<T> product(from, weights, to, workers.executor.concurrency());
-            workers.executor.parallel_for(product.count(), product);
+            run_in_shares(product, workers.executor);
         },
         x, y);
 }
@@ -68,13 +74,16 @@ void run_linear_backward(TensorView<const T, Rank> x, const BackwardWeights<T>& 
                          const std::optional<ExecutorRef>& executor) {
     const Workers workers(multiply_adds(x.shape(), weights.matrix.extent(0)), executor);
     const auto go_back = [&](RowList<const T> from, RowList<const T> slopes, RowList<T> to) {
+        const int concurrency = workers.executor.concurrency();
+        std::optional<InputGradient<T>> input;
+        const WeightGradient<T> gradient(from, slopes, dweight, dbias, concurrency);
+        Stages stages;
         if (!to.is_absent()) {
-            const InputGradient<T> input(slopes, weights, to, {}, workers.executor.concurrency());
-            workers.executor.parallel_for(input.count(), input);
+            input.emplace(slopes, weights, to, RowList<const T>(), concurrency);
+            stages.then(input->count(), *input);
         }
-        const WeightGradient<T> gradient(from, slopes, dweight, dbias,
-                                         workers.executor.concurrency());
-        workers.executor.parallel_for(gradient.count(), gradient);
+        stages.beside(gradient.count(), gradient);
+        stages.run(workers.executor);
     };
     for_each_row_list(go_back, x, dy, dx);
 }
