@@ -217,12 +217,13 @@ bool are_of_one_head(const WorkItem& a, const WorkItem& b) {
     return a.b == b.b && a.h == b.h;
 }
 
-/// Whoever takes every workers-th item asks for all keys of the next head that it goes to, a part
-/// with each item of the one before.
+/// Whoever takes a share of the items asks for all keys of the next head in it, a part with each
+/// item of the one before.
 void expect_parts_of_the_next_head(const heed::detail::Schedule& schedule, Index worker,
                                    Index workers) {
+    const heed::detail::Shares shares{schedule.count(), workers};
     std::vector<Index> taken;
-    for (Index i = worker; i < schedule.count(); i += workers) taken.push_back(i);
+    for (Index i = shares.begin(worker); i < shares.begin(worker + 1); ++i) taken.push_back(i);
     for (std::size_t n = 0; n < taken.size(); ++n) {
         const WorkItem item = schedule[taken[n]];
         const heed::detail::Later later = schedule.later(taken[n], workers);

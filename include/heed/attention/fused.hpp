@@ -10,7 +10,7 @@
 #include <span>
 
 #include "heed/attention/query_tile.hpp"
-#include "heed/base/executor.hpp"
+#include "heed/base/stages.hpp"
 #include "heed/simd/dispatch.hpp"
 
 namespace heed::inline v0::detail {
@@ -71,7 +71,8 @@ class Schedule {
           group_(tiles_of_group(plan, tiling, lanes, workers)),
           groups_(pieces(tiling.most_tiles(), group_)) {}
 
-    [[nodiscard]] Index count() const { return batch_ * heads_ * tiling_.sequences() * groups_; }
+    [[nodiscard]] Index heads() const { return batch_ * heads_ * tiling_.sequences(); }
+    [[nodiscard]] Index count() const { return heads() * groups_; }
     /// Of an item that is not the last of its head.
     [[nodiscard]] Index tiles_per_item() const { return std::min(group_, tiling_.most_tiles()); }
 
@@ -84,13 +85,15 @@ class Schedule {
                 std::min(first + group_, tiling_.tiles_of(sequence).count())};
     }
 
-    /// Workers take the next item that nobody has: each of them likely every workers-th.
+    /// Of so many workers each has a share of the items, one after another.
     [[nodiscard]] Later later(Index index, Index workers) const {
-        const auto item = [&](Index i) { return i < count() ? (*this)[i] : WorkItem{}; };
-        const Index place = index % groups_, before = place / workers;
-        const Index left = pieces(groups_ - place, workers);
-        return {item(index + workers), group_ == 1 ? item(index + left * workers) : WorkItem{},
-                before, before + left, index < workers};
+        const Shares shares{count(), workers};
+        const Index share = shares.of(index), head = index - index % groups_;
+        const Index begin = shares.begin(share), end = shares.begin(share + 1);
+        const Index first = std::max(head, begin), last = std::min(head + groups_, end);
+        const auto item = [&](Index i) { return i < end ? (*this)[i] : WorkItem{}; };
+        return {item(index + 1), group_ == 1 ? item(last) : WorkItem{}, index - first, last - first,
+                index == begin};
     }
 
   private:
@@ -243,6 +246,8 @@ class FusedAttention {
           memory_(memory) {}
 
     [[nodiscard]] Index count() const { return items_.count(); }
+    /// Of all sequences of the batch.
+    [[nodiscard]] Index heads() const { return items_.heads(); }
 
     void operator()(Index piece, int worker) const {
         const FusedScratch<C> scratch(plan_.shape, memory_ + worker * per_worker_);

@@ -14,6 +14,7 @@
 #include "heed/attention/score.hpp"
 #include "heed/attention/textbook.hpp"
 #include "heed/base/scratch.hpp"
+#include "heed/base/stages.hpp"
 #include "heed/tensor/tensor.hpp"
 
 namespace heed::inline v0 {
@@ -88,6 +89,16 @@ class AttentionRun {
             fused_(piece, worker);
     }
 
+    /// All pieces. A worker stays with its own heads, whose keys are near then; where there are
+    /// fewer heads than workers, the pieces of one, which may be longer than others, are shared out
+    /// one by one.
+    void run_on(const ExecutorRef& executor) const {
+        if (fused_.heads() < executor.concurrency())
+            executor.parallel_for(count(), *this);
+        else
+            run_in_shares(*this, executor);
+    }
+
   private:
     Plan plan_;
     C* memory_;
@@ -142,7 +153,7 @@ void scaled_dot_product_attention(const Q& q, const K& k, const V& v, Out&& out,
     const detail::Scratch scratch(execution.scratch_bytes, options.workspace);
     const detail::AttentionRun run(plan, execution.executor.concurrency(),
                                    scratch.as<ComputeType<T>>());
-    execution.executor.parallel_for(run.count(), run);
+    run.run_on(execution.executor);
 }
 
 /// The same, returning a new tensor [batch, heads, q_len, value_dim].

@@ -74,7 +74,7 @@ class ScaledDotProductAttention {
                       const AttentionOutputs<T>& outputs = {}) {
         const detail::Workers workers(detail::multiply_adds(detail::attention_shape(q, k, v)));
         const auto run = prepare(q, k, v, out, mask, outputs, workers.executor.concurrency());
-        workers.executor.parallel_for(run.count(), run);
+        run.run_on(workers.executor);
         finish(q, k, v, outputs);
     }
 
