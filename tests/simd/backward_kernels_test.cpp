@@ -174,6 +174,33 @@ TYPED_TEST(BackwardKernels, GradientsOfKeysAreSumsOverQueries) {
     }
 }
 
+TYPED_TEST(BackwardKernels, TermsInPartsGiveTheSumOfAllBitForBit) {
+    using T = TypeParam;
+    SCOPED_TRACE(this->random.describe());
+    for (int round = 0; round < 100; ++round) {
+        this->pick_sizes();
+        const Index parts = this->random.integer(1, 5), terms = this->random.integer(0, 48),
+                    part_row = terms + this->random.integer(0, 3), all = parts * terms,
+                    part_step = this->keys * part_row + this->random.integer(0, 9);
+        const std::vector<T> weights = this->normals(parts * part_step),
+                             rows = this->normals(all * this->row);
+        std::vector<T> side_by_side(static_cast<std::size_t>(this->keys * all));
+        for (Index j = 0; j < this->keys; ++j)
+            for (Index part = 0; part < parts; ++part)
+                std::copy_n(weights.data() + part * part_step + j * part_row, terms,
+                            side_by_side.data() + j * all + part * terms);
+        std::vector<T> expected = this->normals(this->keys * this->row), sums = expected;
+        heed::detail::LinesAhead ahead;
+        this->kernels.weighted_sums[this->width - 1](side_by_side.data(), all, this->keys,
+                                                     rows.data(), this->row, all, expected.data(),
+                                                     this->row, ahead);
+        this->kernels.weighted_sums_of_parts[this->width - 1](
+            weights.data(), part_row, this->keys, parts, part_step, rows.data(), this->row, terms,
+            sums.data(), this->row, ahead);
+        EXPECT_EQ(sums, expected);
+    }
+}
+
 TYPED_TEST(BackwardKernels, SlopesMultiplyGradientsButNotWhereAWeightIsZero) {
     using T = TypeParam;
     SCOPED_TRACE(this->random.describe());

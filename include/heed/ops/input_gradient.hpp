@@ -75,6 +75,8 @@ class InputGradient {
     static constexpr Index most_inputs = 256, fewest_inputs = 64;
     static constexpr Index terms = product_terms, most_rows = product_outputs<C>;
     static constexpr Index most = most_tile_lanes<C>;
+    /// Panels of packed weights whose sums stay in registers, while dy on lanes stays near.
+    static constexpr Index most_panels = 4;
     /// For few rows: tiles of features side by side, and rows of W at once, each of which the
     /// processor reads ahead.
     static constexpr Index most_group_tiles = 16, few_terms = 16;
@@ -159,8 +161,8 @@ class InputGradient {
         std::fill_n(sums.data, part.columns * row, C(0));
         Index output = 0;
         for (const PackedWeights<C>& weights : weights_.packed) {
-            for (Index p = 0; p < weights.panels(); ++p)
-                add_panel(part, weights, p, dy_.first_of(part.row) + output, width, sums.data);
+            for (Index p = 0; p < weights.panels(); p += alike(weights, p))
+                add_panels(part, weights, p, dy_.first_of(part.row) + output, width, sums.data);
             output += weights.outputs();
         }
         kernels_.finish(sums.data, row, part.columns, part.rows, ones<C>().data(), rows.data,
@@ -168,24 +170,47 @@ class InputGradient {
         finish(part, rows.data, part.columns);
     }
 
-    /// sums[k][r] += sum_n W[n][column + k] dy[r][n] over the outputs n of a panel, while the next
-    /// panel, or in the end dx, is asked for.
-    void add_panel(const Part& part, const PackedWeights<C>& weights, Index p, const C* dy,
-                   int width, C* sums) const {
+    /// How many panels from p on go together: of those that are full and as wide as the first as
+    /// many as may be, but one alone for a few rows, which wait for its memory.
+    [[nodiscard]] Index alike(const PackedWeights<C>& weights, Index p) const {
+        const Index columns = weights.panel(p).columns;
+        const Index most_alike =
+            std::min(common_.rows < packed_rows ? 1 : most_panels, weights.panels() - p);
+        Index count = 1;
+        for (; count < most_alike; ++count) {
+            const Panel next = weights.panel(p + count);
+            if (next.columns != columns || next.count != columns) break;
+        }
+        return count;
+    }
+
+    /// sums[k][r] += sum_n W[n][column + k] dy[r][n] over the outputs n of the panels that go
+    /// together from p on, while the next ones, or in the end dx, are asked for.
+    void add_panels(const Part& part, const PackedWeights<C>& weights, Index p, const C* dy,
+                    int width, C* sums) const {
         const Panel panel = weights.panel(p);
-        const Index row = width * kernels_.lanes;
-        StackScratch<C, most * most> slopes;
-        kernels_.load_queries(dy + panel.first, dy_.row_stride(), part.rows, panel.count, C(1),
+        const Index panels = alike(weights, p), next = p + panels;
+        const Index outputs = panels * panel.count, row = width * kernels_.lanes;
+        StackScratch<C, most_panels * most * most> slopes;
+        kernels_.load_queries(dy + panel.first, dy_.row_stride(), part.rows, outputs, C(1),
                               slopes.data, row);
         LinesAhead ahead;
-        if (p + 1 == weights.panels())
+        if (next == weights.panels())
             ahead.add(block_of(dx_, part));
         else
-            ahead.add_evenly(weights.bytes_of(weights.panel(p + 1), part.column, part.columns),
-                             kernels_.asks(width, part.columns, panel.count));
-        kernels_.weighted_sums[width - 1](weights.of_inputs(panel, part.column), panel.columns,
-                                          part.columns, slopes.data, row, panel.count, sums, row,
-                                          ahead);
+            ask_for_panels(part, weights, next, kernels_.asks(width, part.columns, outputs), ahead);
+        kernels_.weighted_sums_of_parts[width - 1](
+            weights.of_inputs(panel, part.column), panel.columns, part.columns, panels,
+            panel.columns * weights.inputs(), slopes.data, row, panel.count, sums, row, ahead);
+    }
+
+    /// The panels that go together from p on, by so many asks.
+    void ask_for_panels(const Part& part, const PackedWeights<C>& weights, Index p, Index asks,
+                        LinesAhead& ahead) const {
+        const Index panels = alike(weights, p);
+        for (Index n = p; n < p + panels; ++n)
+            ahead.add_evenly(weights.bytes_of(weights.panel(n), part.column, part.columns),
+                             asks / panels);
     }
 
     /// Some rows, and the features of a tile.

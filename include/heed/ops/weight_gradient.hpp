@@ -73,7 +73,7 @@ class WeightGradient {
     /// Of a piece: with more outputs many rows of x come from memory less often, with more tiles of
     /// features dy is put on lanes less often; with fewer there are enough pieces for all workers.
     static constexpr Index most_outputs = sizeof(C) > 4 ? 64 : 128, fewest_outputs = 64;
-    static constexpr Index most_group_tiles = 16, fewest_group_tiles = 8;
+    static constexpr Index most_group_tiles = 24, fewest_group_tiles = 8;
     static constexpr Index terms = product_terms, many_rows = 512;
 
     /// Rows of x and dy, and outputs: [output][row].

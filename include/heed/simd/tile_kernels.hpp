@@ -144,6 +144,13 @@ struct TileKernels {
     /// The same for sums of 0: what was there is not read.
     WeightedSums first_weighted_sums[max_tile_width];
 
+    /// weighted_sums of terms in so many parts: the weights of each are `part_step` behind those of
+    /// the part before, the rows one after another. There are `terms` of each part.
+    void (*weighted_sums_of_parts[max_tile_width])(const T* weights, Index weight_row, Index count,
+                                                   Index parts, Index part_step, const T* rows,
+                                                   Index row, Index terms, T* sums, Index sum_row,
+                                                   LinesAhead& ahead);
+
     /// Those that begin with 0, or those that add, by width - 1.
     [[nodiscard]] const WeightedSums* sums_that_begin(bool begin) const {
         return begin ? first_weighted_sums : weighted_sums;

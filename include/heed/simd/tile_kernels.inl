@@ -52,6 +52,7 @@ inline constexpr TileKernels<T> table = {
      weighted_sums<3, Product::accumulate, T>},
     {weighted_sums<1, Product::begin, T>, weighted_sums<2, Product::begin, T>,
      weighted_sums<3, Product::begin, T>},
+    {weighted_sums_of_parts<1, T>, weighted_sums_of_parts<2, T>, weighted_sums_of_parts<3, T>},
 };
 
 #undef HEED_INLINE

@@ -35,14 +35,20 @@ HEED_INLINE void ask_to_write(LinesAhead& ahead, Index asks) {
 /// What a product does with C beside computing it.
 enum class Product { scores, accumulate, begin };
 
-/// `terms`: in one step of the loop, 1 or 2.
+/// Of the terms of a sum: so many parts of A, each so far behind the one before.
+struct Parts {
+    Index count = 1;
+    Index step = 0;
+};
+
+/// `terms`: in one step of the loop, 1 or 2. `count`: of the terms of a part.
 template <int rows, int width, Product kind, int terms, class T>
 HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T* b, Index b_row,
-                               Index count, T* c, Index c_row, Pack<T>* largest,
+                               Index count, Parts parts, T* c, Index c_row, Pack<T>* largest,
                                LinesAhead& ahead) {
     // A single row waits for memory itself, and asking would only make it wait longer.
     constexpr bool asks = rows > 1;
-    if constexpr (asks) ask_to_write(ahead, count);
+    if constexpr (asks) ask_to_write(ahead, parts.count * count);
     Pack<T> sum[rows][width];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r)
@@ -75,10 +81,10 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
         upper += done * step;
         b += done * b_row;
     };
-    while (count > 0) {
-        if constexpr (asks) lines = ahead.take(count);
-        Index some = asks ? lines.count : count;
-        count -= some;
+    for (Index left = count; left > 0;) {
+        if constexpr (asks) lines = ahead.take(left);
+        Index some = asks ? lines.count : left;
+        left -= some;
 // Tuned for some processors, clang would unroll it, and run out of registers for the sums.
 #if defined(__clang__)
 #pragma clang loop unroll(disable)
@@ -91,6 +97,11 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
         if (terms > 1 && some > 0) {
             multiply_add(0);
             go_on(1);
+        }
+        if (left == 0 && --parts.count > 0) {
+            left = count;
+            a += parts.step - count * step;
+            upper += parts.step - count * step;
         }
     }
 #pragma GCC unroll 16
@@ -106,16 +117,16 @@ HEED_INLINE void product_block(const T* a, Index row_stride, Index step, const T
 /// All rows: as many at once as fit, then half as many, and so on down to one.
 template <int rows, int width, Product kind, int terms, class T>
 HEED_INLINE void product_rows(const T* a, Index row_stride, Index step, Index total, const T* b,
-                              Index b_row, Index count, T* c, Index c_row, Pack<T>* largest,
-                              LinesAhead& ahead) {
+                              Index b_row, Index count, Parts parts, T* c, Index c_row,
+                              Pack<T>* largest, LinesAhead& ahead) {
     Index r = 0;
     for (; r + rows <= total; r += rows)
         product_block<rows, width, kind, terms>(a + r * row_stride, row_stride, step, b, b_row,
-                                                count, c + r * c_row, c_row, largest, ahead);
+                                                count, parts, c + r * c_row, c_row, largest, ahead);
     if constexpr (rows > 1)
         product_rows<rows / 2, width, kind, terms>(a + r * row_stride, row_stride, step, total - r,
-                                                   b, b_row, count, c + r * c_row, c_row, largest,
-                                                   ahead);
+                                                   b, b_row, count, parts, c + r * c_row, c_row,
+                                                   largest, ahead);
 }
 
 template <int width, class T>
@@ -124,7 +135,7 @@ void scores(const T* k, Index stride, Index keys, Index head_dim, const T* queri
     Pack<T> largest[width];
     for (int w = 0; w < width; ++w) largest[w] = broadcast(-std::numeric_limits<T>::infinity());
     product_rows<rows_at_once<width>, width, Product::scores, 1>(
-        k, stride, 1, keys, queries, row, head_dim, scores, row, largest, ahead);
+        k, stride, 1, keys, queries, row, head_dim, Parts{}, scores, row, largest, ahead);
     for (int w = 0; w < width; ++w) store(tile_max + w * lanes<T>, largest[w]);
 }
 
@@ -132,15 +143,24 @@ template <int width, class T>
 void values(const T* v, Index stride, Index keys, Index value_dim, const T* weights, T* out,
             Index row, LinesAhead& ahead) {
     product_rows<rows_at_once<width>, width, Product::accumulate, 1>(
-        v, 1, stride, value_dim, weights, row, keys, out, row, static_cast<Pack<T>*>(nullptr),
-        ahead);
+        v, 1, stride, value_dim, weights, row, keys, Parts{}, out, row,
+        static_cast<Pack<T>*>(nullptr), ahead);
 }
 
 template <int width, Product kind, class T>
 void weighted_sums(const T* weights, Index weight_row, Index count, const T* rows, Index row,
                    Index terms, T* sums, Index sum_row, LinesAhead& ahead) {
     product_rows<rows_at_once<width>, width, kind, terms_at_once>(
-        weights, weight_row, 1, count, rows, row, terms, sums, sum_row,
+        weights, weight_row, 1, count, rows, row, terms, Parts{}, sums, sum_row,
+        static_cast<Pack<T>*>(nullptr), ahead);
+}
+
+template <int width, class T>
+void weighted_sums_of_parts(const T* weights, Index weight_row, Index count, Index parts,
+                            Index part_step, const T* rows, Index row, Index terms, T* sums,
+                            Index sum_row, LinesAhead& ahead) {
+    product_rows<rows_at_once<width>, width, Product::accumulate, terms_at_once>(
+        weights, weight_row, 1, count, rows, row, terms, Parts{parts, part_step}, sums, sum_row,
         static_cast<Pack<T>*>(nullptr), ahead);
 }
 
