@@ -10,9 +10,9 @@
 #include "heed/base/stages.hpp"
 #include "heed/nn/last_forward.hpp"
 #include "heed/nn/layers.hpp"
-#include "heed/nn/linear_gradients.hpp"
 #include "heed/nn/state.hpp"
 #include "heed/ops/activation.hpp"
+#include "heed/ops/linear_gradients.hpp"
 #include "heed/ops/product_pair.hpp"
 #include "heed/ops/row_parts.hpp"
 

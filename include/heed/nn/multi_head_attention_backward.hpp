@@ -7,8 +7,8 @@
 #include <optional>
 #include <utility>
 
-#include "heed/nn/linear_gradients.hpp"
 #include "heed/nn/multi_head_attention.hpp"
+#include "heed/ops/linear_gradients.hpp"
 
 namespace heed::inline v0 {
 

@@ -161,7 +161,7 @@ class InputGradient {
         std::fill_n(sums.data, part.columns * row, C(0));
         Index output = 0;
         for (const PackedWeights<C>& weights : weights_.packed) {
-            for (Index p = 0; p < weights.panels(); p += alike(weights, p))
+            for (Index p = 0; p < weights.panels(); p += together(weights, p))
                 add_panels(part, weights, p, dy_.first_of(part.row) + output, width, sums.data);
             output += weights.outputs();
         }
@@ -170,18 +170,9 @@ class InputGradient {
         finish(part, rows.data, part.columns);
     }
 
-    /// How many panels from p on go together: of those that are full and as wide as the first as
-    /// many as may be, but one alone for a few rows, which wait for its memory.
-    [[nodiscard]] Index alike(const PackedWeights<C>& weights, Index p) const {
-        const Index columns = weights.panel(p).columns;
-        const Index most_alike =
-            std::min(common_.rows < packed_rows ? 1 : most_panels, weights.panels() - p);
-        Index count = 1;
-        for (; count < most_alike; ++count) {
-            const Panel next = weights.panel(p + count);
-            if (next.columns != columns || next.count != columns) break;
-        }
-        return count;
+    /// How many panels from p on go together; one alone for a few rows, which wait for its memory.
+    [[nodiscard]] Index together(const PackedWeights<C>& weights, Index p) const {
+        return weights.panels_alike(p, common_.rows < packed_rows ? 1 : most_panels);
     }
 
     /// sums[k][r] += sum_n W[n][column + k] dy[r][n] over the outputs n of the panels that go
@@ -189,7 +180,7 @@ class InputGradient {
     void add_panels(const Part& part, const PackedWeights<C>& weights, Index p, const C* dy,
                     int width, C* sums) const {
         const Panel panel = weights.panel(p);
-        const Index panels = alike(weights, p), next = p + panels;
+        const Index panels = together(weights, p), next = p + panels;
         const Index outputs = panels * panel.count, row = width * kernels_.lanes;
         StackScratch<C, most_panels * most * most> slopes;
         kernels_.load_queries(dy + panel.first, dy_.row_stride(), part.rows, outputs, C(1),
@@ -201,13 +192,13 @@ class InputGradient {
             ask_for_panels(part, weights, next, kernels_.asks(width, part.columns, outputs), ahead);
         kernels_.weighted_sums_of_parts[width - 1](
             weights.of_inputs(panel, part.column), panel.columns, part.columns, panels,
-            panel.columns * weights.inputs(), slopes.data, row, panel.count, sums, row, ahead);
+            weights.step_behind(panel), slopes.data, row, panel.count, sums, row, ahead);
     }
 
     /// The panels that go together from p on, by so many asks.
     void ask_for_panels(const Part& part, const PackedWeights<C>& weights, Index p, Index asks,
                         LinesAhead& ahead) const {
-        const Index panels = alike(weights, p);
+        const Index panels = together(weights, p);
         for (Index n = p; n < p + panels; ++n)
             ahead.add_evenly(weights.bytes_of(weights.panel(n), part.column, part.columns),
                              asks / panels);

@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "heed/base/stages.hpp"
-#include "heed/ops/input_gradient.hpp"
-#include "heed/ops/weight_gradient.hpp"
+#include "heed/ops/linear_gradients.hpp"
+#include "heed/ops/product.hpp"
 #include "heed/tensor/checks.hpp"
 
 namespace heed::inline v0 {
@@ -74,15 +74,10 @@ void run_linear_backward(TensorView<const T, Rank> x, const BackwardWeights<T>& 
                          const std::optional<ExecutorRef>& executor) {
     const Workers workers(multiply_adds(x.shape(), weights.matrix.extent(0)), executor);
     const auto go_back = [&](RowList<const T> from, RowList<const T> slopes, RowList<T> to) {
-        const int concurrency = workers.executor.concurrency();
-        std::optional<InputGradient<T>> input;
-        const WeightGradient<T> gradient(from, slopes, dweight, dbias, concurrency);
+        const LinearGradientStages<T> gradients(from, weights, slopes, to, {}, dweight, dbias,
+                                                workers.executor.concurrency());
         Stages stages;
-        if (!to.is_absent()) {
-            input.emplace(slopes, weights, to, RowList<const T>(), concurrency);
-            stages.then(input->count(), *input);
-        }
-        stages.beside(gradient.count(), gradient);
+        gradients.add_to(stages);
         stages.run(workers.executor);
     };
     for_each_row_list(go_back, x, dy, dx);

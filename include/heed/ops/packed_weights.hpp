@@ -188,6 +188,15 @@ class PackedWeights {
         return {memory_.data() + static_cast<std::size_t>(first * inputs_) * storage_->bytes, first,
                 std::min(columns, outputs_ - first), columns};
     }
+    /// How many panels from p on, `most` at most, are full and as wide as the first.
+    [[nodiscard]] Index panels_alike(Index p, Index most) const {
+        const Index columns = panel(p).columns, end = std::min(p + most, panels());
+        Index next = p + 1;
+        while (next < end && panel(next).columns == columns && panel(next).count == columns) ++next;
+        return next - p;
+    }
+    /// How many weights lie between the beginnings of a panel and of one behind it.
+    [[nodiscard]] Index step_behind(const Panel& panel) const { return panel.columns * inputs_; }
     /// The memory of some inputs of a panel.
     [[nodiscard]] std::span<const std::byte> bytes_of(const Panel& panel, Index input,
                                                       Index count) const {

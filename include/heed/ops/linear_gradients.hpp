@@ -1,5 +1,5 @@
 #pragma once
-// How does the gradient of a linear layer go back as part of a larger one?
+// How does the gradient of a linear layer go back, alone or as part of a larger one?
 // As stages: what goes to the input, beside what goes to the parameters.
 
 #include "heed/base/stages.hpp"
